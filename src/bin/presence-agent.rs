@@ -1,0 +1,3 @@
+//! presence-agent
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! presence-cloud
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! presence-sim
+
+fn main() {}

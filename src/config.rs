@@ -1,0 +1,1 @@
+//! Configuration: one TOML file per binary, overridden by the environment, checked once.

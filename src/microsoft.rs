@@ -1,0 +1,1 @@
+//! Everything we believe about Entra and Graph.

@@ -1,0 +1,15 @@
+//! The vocabulary: pure values, without input, output, clock or async.
+
+mod coverage;
+mod health;
+mod ids;
+mod position;
+mod presence;
+mod timestamp;
+
+pub use coverage::CoverageState;
+pub use health::{Cause, Health, HealthState};
+pub use ids::{InvalidUpn, KeyId, SuiteId, TenantId, Upn, UserId};
+pub use position::{Epoch, Position, Sequence};
+pub use presence::{Activity, Availability, Presence, WorkLocation};
+pub use timestamp::Timestamp;

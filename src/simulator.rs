@@ -1,0 +1,1 @@
+//! A simulated Microsoft with simulated suites: demo, tests and benches run on it.
