@@ -1,1 +1,3 @@
 //! The multi-tenant service.
+
+pub mod store;

@@ -7,7 +7,7 @@ pub enum CoverageState {
     Resolving,
     /// No such person in this tenant; a person of another tenant gives the same answer.
     NotFound,
-    /// The same person is watched under another name.
+    /// The same UPN is watched in another spelling.
     Duplicate,
     /// A guest, whose presence lives in another tenant.
     Guest,
@@ -32,7 +32,7 @@ impl CoverageState {
             Self::NotFound => {
                 "This organisation has no such person. Check the spelling, or whether the account was renamed or deleted."
             }
-            Self::Duplicate => "The same person is already watched under another name.",
+            Self::Duplicate => "The same name is already watched in another spelling.",
             Self::Guest => {
                 "A guest account: the presence is kept in the guest's own organisation and cannot be read here."
             }

@@ -1,0 +1,136 @@
+//! Tenants, sealed credentials, suites and enrolment codes, in SQLite.
+//!
+//! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
+//! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
+
+mod suites;
+mod tenants;
+
+pub use suites::{EnrolError, SuiteKey, SuiteRow};
+pub use tenants::{ConnectionKind, NewTenant, SealedRefreshToken, TenantRow, TenantStatus};
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Row as _, SqlStr};
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database answered with an error.
+    #[error("the database failed while trying to {0}")]
+    Database(&'static str, #[source] sqlx::Error),
+    /// The file is damaged; nothing was touched.
+    #[error("the database file {0} is damaged: {1}; restore it from a backup")]
+    Damaged(String, String),
+    /// The file was written by a newer or altered version.
+    #[error(
+        "the database {0} does not fit this version of presence-cloud; was it written by a newer one?"
+    )]
+    Migration(String, #[source] sqlx::migrate::MigrateError),
+    /// A row does not make sense.
+    #[error("the database holds something this version does not understand: {0}")]
+    Nonsense(&'static str),
+}
+
+/// The database. Clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// One connection: SQLite has one writer.
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+fn migrator() -> Migrator {
+    let first = SqlStr::from_static(include_str!("store/migrations/0001_init.sql"));
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "init".into(),
+        MigrationType::Simple,
+        first,
+        false,
+    )])
+}
+
+impl Store {
+    /// Opens the file, or makes it (readable by its owner only), checks it, and brings its schema up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        let failed = |e| StoreError::Database("open the file", e);
+        make_private(path).map_err(|e| failed(sqlx::Error::Io(e)))?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .pragma("secure_delete", "ON")
+            .busy_timeout(Duration::from_secs(5));
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options.clone())
+            .await
+            .map_err(failed)?;
+        let found: String = sqlx::query("PRAGMA quick_check(1)")
+            .fetch_one(&writer)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(failed)?;
+        if found != "ok" {
+            return Err(StoreError::Damaged(name, found));
+        }
+        migrator()
+            .run(&writer)
+            .await
+            .map_err(|e| StoreError::Migration(name, e))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(failed)?;
+        Ok(Self { writer, readers })
+    }
+
+    /// A number that grows with every change made by an operator.
+    pub async fn revision(&self) -> Result<i64, StoreError> {
+        sqlx::query("SELECT value FROM revision WHERE id = 1")
+            .fetch_one(&self.readers)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(|e| StoreError::Database("read the revision", e))
+    }
+
+    /// Writes back what is pending and closes the file.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Creates the file owner-only before SQLite does it with the process's umask.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+const BUMP_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE id = 1";
+
+/// A UUID column.
+fn uuid(row: &SqliteRow, column: &str) -> Result<uuid::Uuid, StoreError> {
+    let text: &str = row
+        .try_get(column)
+        .map_err(|e| StoreError::Database("read an id", e))?;
+    uuid::Uuid::try_parse(text).map_err(|_| StoreError::Nonsense("an id that is no UUID"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::{BUMP_REVISION, Store, StoreError, uuid};
+use crate::model::{Epoch, TenantId, Timestamp};
+
+/// How a tenant is connected. Design decision 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionKind {
+    /// Administrator consent, application permissions, client credentials.
+    Organisation,
+    /// A service account's delegated permissions, refresh token.
+    ServiceAccount,
+}
+
+impl ConnectionKind {
+    /// The word in the database and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Organisation => "organisation",
+            Self::ServiceAccount => "service-account",
+        }
+    }
+}
+
+/// Whether a tenant is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TenantStatus {
+    /// Served.
+    Active,
+    /// Paused by the operator: connections are kept, nothing is read.
+    Suspended,
+    /// Off-boarded: its secrets are destroyed.
+    Gone,
+}
+
+impl TenantStatus {
+    /// The word in the database and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A tenant as stored.
+#[derive(Debug, Clone)]
+pub struct TenantRow {
+    /// Entra tenant id.
+    pub id: TenantId,
+    /// Name for people.
+    pub name: String,
+    /// How it is connected.
+    pub connection: ConnectionKind,
+    /// Whether it is served.
+    pub status: TenantStatus,
+    /// Most people each of its suites may watch.
+    pub max_watched: u32,
+    /// Whether status messages may be passed on.
+    pub share_status_message: bool,
+    /// Whether work locations may be passed on.
+    pub share_work_location: bool,
+}
+
+/// A tenant to add.
+#[derive(Debug)]
+pub struct NewTenant {
+    /// What is stored in the clear.
+    pub row: TenantRow,
+    /// Its data key, wrapped by the key-encryption key.
+    pub wrapped_data_key: Vec<u8>,
+    /// Its refresh token, sealed for generation 1; only for service accounts.
+    pub sealed_refresh_token: Option<Vec<u8>>,
+}
+
+/// A stored refresh token.
+#[derive(Debug, Clone)]
+pub struct SealedRefreshToken {
+    /// Grows by one with each token.
+    pub generation: i64,
+    /// Sealed for `generation`.
+    pub sealed: Vec<u8>,
+    /// Sealed for `generation - 1`.
+    pub previous: Option<Vec<u8>>,
+}
+
+fn tenant(row: &SqliteRow) -> Result<TenantRow, StoreError> {
+    let read = |e| StoreError::Database("read a tenant", e);
+    let max_watched: i64 = row.try_get("max_watched").map_err(read)?;
+    Ok(TenantRow {
+        id: TenantId(uuid(row, "tenant_id")?),
+        name: row.try_get("name").map_err(read)?,
+        connection: match row.try_get("connection").map_err(read)? {
+            "organisation" => ConnectionKind::Organisation,
+            "service-account" => ConnectionKind::ServiceAccount,
+            _ => return Err(StoreError::Nonsense("a kind of connection")),
+        },
+        status: match row.try_get("status").map_err(read)? {
+            "active" => TenantStatus::Active,
+            "suspended" => TenantStatus::Suspended,
+            "gone" => TenantStatus::Gone,
+            _ => return Err(StoreError::Nonsense("a tenant's status")),
+        },
+        max_watched: u32::try_from(max_watched).map_err(|_| StoreError::Nonsense("a plan"))?,
+        share_status_message: row.try_get("share_status_message").map_err(read)?,
+        share_work_location: row.try_get("share_work_location").map_err(read)?,
+    })
+}
+
+impl Store {
+    /// Adds a tenant, or connects one anew that is already there: its suites and codes stay.
+    /// Returns whether it was new.
+    pub async fn put_tenant(&self, new: &NewTenant, now: Timestamp) -> Result<bool, StoreError> {
+        let failed = |e| StoreError::Database("add a tenant", e);
+        let mut tx = self
+            .writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        let id = new.row.id.to_string();
+        let known = sqlx::query("SELECT 1 FROM tenants WHERE tenant_id = $1")
+            .bind(&id)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed)?
+            .is_some();
+        sqlx::query(
+            "INSERT INTO tenants (tenant_id, name, connection, status, max_watched, share_status_message, share_work_location,
+                                  created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+             ON CONFLICT (tenant_id) DO UPDATE SET name = $2, connection = $3, status = $4, max_watched = $5,
+                share_status_message = $6, share_work_location = $7, updated_at = $8",
+        )
+        .bind(&id)
+        .bind(&new.row.name)
+        .bind(new.row.connection.as_str())
+        .bind(new.row.status.as_str())
+        .bind(i64::from(new.row.max_watched))
+        .bind(new.row.share_status_message)
+        .bind(new.row.share_work_location)
+        .bind(now.as_millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed)?;
+        sqlx::query(
+            "INSERT INTO data_keys (tenant_id, wrapped, created_at) VALUES ($1, $2, $3)
+             ON CONFLICT (tenant_id) DO UPDATE SET wrapped = $2, created_at = $3",
+        )
+        .bind(&id)
+        .bind(&new.wrapped_data_key)
+        .bind(now.as_millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed)?;
+        sqlx::query("DELETE FROM refresh_tokens WHERE tenant_id = $1")
+            .bind(&id)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        if let Some(sealed) = &new.sealed_refresh_token {
+            sqlx::query(
+                "INSERT INTO refresh_tokens (tenant_id, generation, sealed, updated_at) VALUES ($1, 1, $2, $3)",
+            )
+            .bind(&id)
+            .bind(sealed)
+            .bind(now.as_millis())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        }
+        sqlx::query(BUMP_REVISION)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(!known)
+    }
+
+    /// One tenant.
+    pub async fn tenant(&self, id: TenantId) -> Result<Option<TenantRow>, StoreError> {
+        sqlx::query("SELECT * FROM tenants WHERE tenant_id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|e| StoreError::Database("read a tenant", e))?
+            .map(|row| tenant(&row))
+            .transpose()
+    }
+
+    /// All tenants, by name.
+    pub async fn tenants(&self) -> Result<Vec<TenantRow>, StoreError> {
+        sqlx::query("SELECT * FROM tenants ORDER BY name, tenant_id")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| StoreError::Database("list the tenants", e))?
+            .iter()
+            .map(tenant)
+            .collect()
+    }
+
+    /// Suspends a tenant, resumes it, or off-boards it. Off-boarding destroys its data key and tokens, revokes its suites and
+    /// forgets its codes. Returns false when there is no such tenant.
+    pub async fn set_tenant_status(
+        &self,
+        id: TenantId,
+        status: TenantStatus,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let failed = |e| StoreError::Database("change a tenant", e);
+        let mut tx = self
+            .writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        let id = id.to_string();
+        let changed =
+            sqlx::query("UPDATE tenants SET status = $2, updated_at = $3 WHERE tenant_id = $1")
+                .bind(&id)
+                .bind(status.as_str())
+                .bind(now.as_millis())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?
+                .rows_affected();
+        if status == TenantStatus::Gone {
+            for statement in [
+                "DELETE FROM data_keys WHERE tenant_id = $1",
+                "DELETE FROM refresh_tokens WHERE tenant_id = $1",
+                "DELETE FROM enrolment_codes WHERE tenant_id = $1",
+                "UPDATE suites SET status = 'revoked' WHERE tenant_id = $1",
+            ] {
+                sqlx::query(statement)
+                    .bind(&id)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(failed)?;
+            }
+        }
+        sqlx::query(BUMP_REVISION)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(changed > 0)
+    }
+
+    /// Begins a new run of sequences: never equal to an earlier one, whatever the clock does.
+    pub async fn next_epoch(&self, id: TenantId, now: Timestamp) -> Result<Epoch, StoreError> {
+        let epoch: i64 = sqlx::query(
+            "UPDATE tenants SET epoch = max(epoch + 1, $2) WHERE tenant_id = $1 RETURNING epoch",
+        )
+        .bind(id.to_string())
+        .bind(now.as_millis())
+        .fetch_one(&self.writer)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|e| StoreError::Database("begin an epoch", e))?;
+        Ok(Epoch(u64::try_from(epoch).unwrap_or_default()))
+    }
+
+    /// A tenant's wrapped data key.
+    pub async fn data_key(&self, id: TenantId) -> Result<Option<Vec<u8>>, StoreError> {
+        sqlx::query("SELECT wrapped FROM data_keys WHERE tenant_id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await
+            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+            .map_err(|e| StoreError::Database("read a data key", e))
+    }
+
+    /// A tenant's refresh token, read by the writer so that it is the newest.
+    pub async fn refresh_token(
+        &self,
+        id: TenantId,
+    ) -> Result<Option<SealedRefreshToken>, StoreError> {
+        let failed = |e| StoreError::Database("read a refresh token", e);
+        sqlx::query("SELECT generation, sealed, previous FROM refresh_tokens WHERE tenant_id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.writer)
+            .await
+            .map_err(failed)?
+            .map(|row| {
+                Ok(SealedRefreshToken {
+                    generation: row.try_get(0).map_err(failed)?,
+                    sealed: row.try_get(1).map_err(failed)?,
+                    previous: row.try_get(2).map_err(failed)?,
+                })
+            })
+            .transpose()
+    }
+
+    /// Replaces the refresh token of `generation` by one sealed for the next. False when another has replaced it already.
+    pub async fn replace_refresh_token(
+        &self,
+        id: TenantId,
+        generation: i64,
+        sealed: &[u8],
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        sqlx::query(
+            "UPDATE refresh_tokens SET previous = sealed, sealed = $3, generation = generation + 1, updated_at = $4
+             WHERE tenant_id = $1 AND generation = $2",
+        )
+        .bind(id.to_string())
+        .bind(generation)
+        .bind(sealed)
+        .bind(now.as_millis())
+        .execute(&self.writer)
+        .await
+        .map(|done| done.rows_affected() == 1)
+        .map_err(|e| StoreError::Database("save a refresh token", e))
+    }
+}

@@ -1,0 +1,231 @@
+use super::*;
+use crate::model::{SuiteId, TenantId, Timestamp};
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+fn new_tenant(n: u128, token: Option<&[u8]>) -> NewTenant {
+    NewTenant {
+        row: TenantRow {
+            id: TenantId(uuid::Uuid::from_u128(n)),
+            name: format!("Tenant {n}"),
+            connection: if token.is_some() {
+                ConnectionKind::ServiceAccount
+            } else {
+                ConnectionKind::Organisation
+            },
+            status: TenantStatus::Active,
+            max_watched: 100,
+            share_status_message: false,
+            share_work_location: true,
+        },
+        wrapped_data_key: vec![1, 2, 3],
+        sealed_refresh_token: token.map(<[u8]>::to_vec),
+    }
+}
+
+async fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("cloud.db")).await.unwrap();
+    (dir, store)
+}
+
+#[tokio::test]
+async fn a_tenant_survives_reopening() {
+    let (dir, store) = store().await;
+    let new = new_tenant(1, Some(b"sealed"));
+    assert!(store.put_tenant(&new, NOW).await.unwrap());
+    assert!(
+        !store.put_tenant(&new, NOW).await.unwrap(),
+        "the second time it is known"
+    );
+    store.close().await;
+    let store = Store::open(&dir.path().join("cloud.db")).await.unwrap();
+    let row = store.tenant(new.row.id).await.unwrap().unwrap();
+    assert_eq!(
+        (row.name.as_str(), row.max_watched, row.share_work_location),
+        ("Tenant 1", 100, true)
+    );
+    assert_eq!(
+        store
+            .refresh_token(new.row.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .sealed,
+        b"sealed"
+    );
+    assert_eq!(
+        store.data_key(new.row.id).await.unwrap().unwrap(),
+        [1, 2, 3]
+    );
+    assert!(
+        store
+            .tenant(TenantId(uuid::Uuid::from_u128(9)))
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_file_is_private_and_a_damaged_one_is_left_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cloud.db");
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    store.close().await;
+    std::fs::write(&path, b"this is not a database, it is a letter to a friend").unwrap();
+    assert!(Store::open(&path).await.is_err());
+    assert!(std::fs::read(&path).unwrap().starts_with(b"this is not"));
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_replaced_once_per_generation() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, Some(b"one"));
+    store.put_tenant(&new, NOW).await.unwrap();
+    assert!(
+        store
+            .replace_refresh_token(new.row.id, 1, b"two", NOW)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store
+            .replace_refresh_token(new.row.id, 1, b"late", NOW)
+            .await
+            .unwrap()
+    );
+    let token = store.refresh_token(new.row.id).await.unwrap().unwrap();
+    assert_eq!(
+        (token.generation, token.sealed.as_slice()),
+        (2, b"two".as_slice())
+    );
+    assert_eq!(token.previous.unwrap(), b"one");
+}
+
+#[tokio::test]
+async fn epochs_rise_even_when_the_clock_goes_back() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, None);
+    store.put_tenant(&new, NOW).await.unwrap();
+    let first = store.next_epoch(new.row.id, NOW).await.unwrap();
+    let second = store
+        .next_epoch(new.row.id, Timestamp::from_secs(5))
+        .await
+        .unwrap();
+    assert!(second > first);
+}
+
+#[tokio::test]
+async fn a_code_works_once_but_a_lost_answer_can_be_asked_for_again() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, None);
+    store.put_tenant(&new, NOW).await.unwrap();
+    let expires = NOW.plus(Duration::from_hours(1));
+    assert!(
+        store
+            .put_enrolment_code(new.row.id, [1; 32], NOW, expires)
+            .await
+            .unwrap()
+    );
+    assert!(matches!(
+        store.enrol([2; 32], &[7; 32], "x", NOW).await,
+        Err(EnrolError::NotValid)
+    ));
+    assert!(matches!(
+        store.enrol([1; 32], &[7; 32], "x", expires).await,
+        Err(EnrolError::NotValid)
+    ));
+    let first = store.enrol([1; 32], &[7; 32], "x", NOW).await.unwrap();
+    let again = store.enrol([1; 32], &[7; 32], "x", NOW).await.unwrap();
+    assert_eq!(
+        (first.suite, first.key, first.tenant),
+        (again.suite, again.key, new.row.id)
+    );
+    assert!(matches!(
+        store.enrol([1; 32], &[8; 32], "x", NOW).await,
+        Err(EnrolError::NotValid)
+    ));
+    let late = NOW.plus(Duration::from_mins(11));
+    assert!(matches!(
+        store.enrol([1; 32], &[7; 32], "x", late).await,
+        Err(EnrolError::NotValid)
+    ));
+    assert_eq!(
+        store.suite_key(first.key).await.unwrap().unwrap().suite,
+        first.suite
+    );
+}
+
+#[tokio::test]
+async fn revoking_and_off_boarding_take_keys_away_and_move_the_revision() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, Some(b"sealed"));
+    store.put_tenant(&new, NOW).await.unwrap();
+    for (hash, key) in [([1; 32], [7; 32]), ([2; 32], [8; 32])] {
+        store
+            .put_enrolment_code(new.row.id, hash, NOW, NOW.plus(Duration::from_secs(9)))
+            .await
+            .unwrap();
+        store.enrol(hash, &key, "x", NOW).await.unwrap();
+    }
+    let suites = store.suites(Some(new.row.id)).await.unwrap();
+    assert_eq!(suites.len(), 2);
+    let before = store.revision().await.unwrap();
+    assert!(store.revoke_suite(suites[0].id, NOW).await.unwrap());
+    assert!(!store.revoke_suite(SuiteId::random(), NOW).await.unwrap());
+    assert!(store.revision().await.unwrap() > before);
+    store
+        .set_tenant_status(new.row.id, TenantStatus::Gone, NOW)
+        .await
+        .unwrap();
+    assert!(store.suites(None).await.unwrap().iter().all(|s| !s.active));
+    assert!(store.data_key(new.row.id).await.unwrap().is_none());
+    assert!(store.refresh_token(new.row.id).await.unwrap().is_none());
+    assert!(
+        !store
+            .put_enrolment_code(new.row.id, [3; 32], NOW, NOW)
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test]
+async fn a_renewed_key_leaves_the_old_one_valid_for_a_while() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, None);
+    store.put_tenant(&new, NOW).await.unwrap();
+    store
+        .put_enrolment_code(new.row.id, [1; 32], NOW, NOW.plus(Duration::from_secs(9)))
+        .await
+        .unwrap();
+    let first = store.enrol([1; 32], &[7; 32], "x", NOW).await.unwrap();
+    let until = NOW.plus(Duration::from_hours(1));
+    let second = store
+        .renew_key(first.suite, &[8; 32], NOW, until)
+        .await
+        .unwrap();
+    assert_eq!(
+        store
+            .suite_key(first.key)
+            .await
+            .unwrap()
+            .unwrap()
+            .valid_until,
+        Some(until)
+    );
+    assert_eq!(
+        store.suite_key(second).await.unwrap().unwrap().valid_until,
+        None
+    );
+    assert!(matches!(
+        store.renew_key(first.suite, &[7; 32], NOW, until).await,
+        Err(EnrolError::KeyInUse)
+    ));
+}
