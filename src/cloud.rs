@@ -1,3 +1,6 @@
 //! The multi-tenant service.
 
+pub mod directory;
+pub mod hub;
+pub mod state;
 pub mod store;

@@ -1,0 +1,419 @@
+//! Who is watched under which UPN, and whose account that is: the pure half of the resolver.
+//!
+//! Invariants: a UPN is in here exactly as long as a stream watches it. Looking up is slow and repeated: UPNs are renamed, reused
+//! and deleted without notice (`microsoft-graph.md` §7.4).
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::model::{CoverageState, Timestamp, Upn, UserId};
+
+/// Names a stream within a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// How often names are looked up again.
+#[derive(Debug, Clone, Copy)]
+pub struct LookupPace {
+    /// A name that was found.
+    pub found: Duration,
+    /// A name that was not found, the first time; doubles up to `found`.
+    pub not_found: Duration,
+}
+
+impl Default for LookupPace {
+    fn default() -> Self {
+        Self {
+            found: Duration::from_hours(24),
+            not_found: Duration::from_mins(10),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resolution {
+    Unresolved,
+    Found(UserId),
+    NotFound,
+    NoPermission,
+    /// Never asked for: the presence of guests lives in their home tenant.
+    Guest,
+}
+
+#[derive(Debug)]
+struct Entry {
+    resolution: Resolution,
+    since: Timestamp,
+    /// When to look up next; `None` while a lookup is under way, or never.
+    due: Option<Timestamp>,
+    not_found_in_a_row: u32,
+    watchers: BTreeSet<StreamId>,
+}
+
+/// What a lookup changed for one UPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// The account it named before, if that is another.
+    pub before: Option<UserId>,
+    /// The account it names now, if that is another.
+    pub after: Option<UserId>,
+    /// Whether anything changed at all.
+    pub changed: bool,
+}
+
+/// The watched UPNs of a tenant.
+#[derive(Debug)]
+pub struct Directory {
+    pace: LookupPace,
+    entries: HashMap<Upn, Entry>,
+    by_user: HashMap<UserId, BTreeSet<Upn>>,
+}
+
+impl Directory {
+    /// Watches nobody.
+    pub fn new(pace: LookupPace) -> Self {
+        Self {
+            pace,
+            entries: HashMap::new(),
+            by_user: HashMap::new(),
+        }
+    }
+
+    /// A stream watches a UPN. `known` is the account it named when it was last looked up, and when that was.
+    /// Returns the account when that is known.
+    pub fn watch(
+        &mut self,
+        upn: &Upn,
+        stream: StreamId,
+        known: Option<(UserId, Timestamp)>,
+        now: Timestamp,
+    ) -> Option<UserId> {
+        let pace = self.pace;
+        let entry = self.entries.entry(upn.clone()).or_insert_with(|| {
+            let known = known.filter(|(_, at)| at.until(now) < pace.found);
+            let (resolution, due) = match known {
+                _ if upn.is_guest() => (Resolution::Guest, None),
+                Some((user, at)) => (Resolution::Found(user), Some(at.plus(pace.found))),
+                None => (Resolution::Unresolved, Some(now)),
+            };
+            Entry {
+                resolution,
+                since: now,
+                due,
+                not_found_in_a_row: 0,
+                watchers: BTreeSet::new(),
+            }
+        });
+        entry.watchers.insert(stream);
+        let Resolution::Found(user) = entry.resolution else {
+            return None;
+        };
+        self.by_user.entry(user).or_default().insert(upn.clone());
+        Some(user)
+    }
+
+    /// A stream no longer watches a UPN. Returns the account when nobody watches that any more under any name.
+    pub fn unwatch(&mut self, upn: &Upn, stream: StreamId) -> Option<UserId> {
+        let entry = self.entries.get_mut(upn)?;
+        entry.watchers.remove(&stream);
+        if !entry.watchers.is_empty() {
+            return None;
+        }
+        let entry = self.entries.remove(upn)?;
+        let Resolution::Found(user) = entry.resolution else {
+            return None;
+        };
+        self.unlink(user, upn)
+    }
+
+    fn unlink(&mut self, user: UserId, upn: &Upn) -> Option<UserId> {
+        let names = self.by_user.get_mut(&user)?;
+        names.remove(upn);
+        if !names.is_empty() {
+            return None;
+        }
+        self.by_user.remove(&user);
+        Some(user)
+    }
+
+    /// At most `max` UPNs whose lookup is due; they count as under way until an outcome is given.
+    pub fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<Upn> {
+        let due: Vec<Upn> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.due.is_some_and(|due| due <= now))
+            .map(|(upn, _)| upn.clone())
+            .take(max)
+            .collect();
+        for upn in &due {
+            if let Some(entry) = self.entries.get_mut(upn) {
+                entry.due = None;
+            }
+        }
+        due
+    }
+
+    /// When the next lookup is due.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.entries.values().filter_map(|e| e.due).min()
+    }
+
+    /// Microsoft says that a UPN names this account.
+    pub fn found(&mut self, upn: &Upn, user: UserId, now: Timestamp) -> Moved {
+        let due = now.plus(self.pace.found);
+        let moved = self.settle(upn, Resolution::Found(user), due, now);
+        if let Some(entry) = self.entries.get_mut(upn) {
+            entry.not_found_in_a_row = 0;
+            self.by_user.entry(user).or_default().insert(upn.clone());
+        }
+        moved
+    }
+
+    /// Microsoft says that there is no such UPN.
+    pub fn not_found(&mut self, upn: &Upn, now: Timestamp) -> Moved {
+        let Some(entry) = self.entries.get_mut(upn) else {
+            return Moved::default();
+        };
+        let factor = 1_u32 << entry.not_found_in_a_row.min(16);
+        entry.not_found_in_a_row += 1;
+        let due = now.plus(
+            self.pace
+                .not_found
+                .saturating_mul(factor)
+                .min(self.pace.found),
+        );
+        self.settle(upn, Resolution::NotFound, due, now)
+    }
+
+    /// The lookup was refused for want of a permission.
+    pub fn no_permission(&mut self, upn: &Upn, now: Timestamp, retry_at: Timestamp) -> Moved {
+        self.settle(upn, Resolution::NoPermission, retry_at, now)
+    }
+
+    /// The lookup did not take place or failed: what was known stays, and it is due again at `retry_at`.
+    pub fn failed(&mut self, upn: &Upn, retry_at: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(upn) {
+            entry.due = Some(retry_at);
+        }
+    }
+
+    /// Something is odd about this account: its names are looked up again now.
+    pub fn recheck(&mut self, user: UserId, now: Timestamp) {
+        for upn in self.by_user.get(&user).into_iter().flatten() {
+            if let Some(entry) = self.entries.get_mut(upn) {
+                entry.due = entry.due.map(|due| due.min(now));
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        upn: &Upn,
+        resolution: Resolution,
+        due: Timestamp,
+        now: Timestamp,
+    ) -> Moved {
+        let Some(entry) = self.entries.get_mut(upn) else {
+            return Moved::default();
+        };
+        entry.due = Some(due);
+        if entry.resolution == resolution {
+            return Moved::default();
+        }
+        let old = std::mem::replace(&mut entry.resolution, resolution);
+        entry.since = now;
+        let mut moved = Moved {
+            changed: true,
+            ..Moved::default()
+        };
+        if let Resolution::Found(user) = old {
+            moved.before = self.unlink(user, upn);
+        }
+        if let Resolution::Found(user) = resolution {
+            moved.after = Some(user);
+        }
+        moved
+    }
+
+    /// The account a UPN names, as far as known.
+    pub fn user(&self, upn: &Upn) -> Option<UserId> {
+        match self.entries.get(upn)?.resolution {
+            Resolution::Found(user) => Some(user),
+            _ => None,
+        }
+    }
+
+    /// The watched UPNs of an account.
+    pub fn names(&self, user: UserId) -> impl Iterator<Item = &Upn> {
+        self.by_user.get(&user).into_iter().flatten()
+    }
+
+    /// The streams that watch a UPN.
+    pub fn watchers(&self, upn: &Upn) -> impl Iterator<Item = StreamId> + '_ {
+        self.entries
+            .get(upn)
+            .into_iter()
+            .flat_map(|e| e.watchers.iter().copied())
+    }
+
+    /// Coverage of a UPN and since when; `of_user` tells it for an account.
+    pub fn coverage(
+        &self,
+        upn: &Upn,
+        of_user: impl FnOnce(UserId) -> CoverageState,
+    ) -> Option<(CoverageState, Timestamp)> {
+        let entry = self.entries.get(upn)?;
+        let state = match entry.resolution {
+            Resolution::Unresolved => CoverageState::Resolving,
+            Resolution::Found(user) => of_user(user),
+            Resolution::NotFound => CoverageState::NotFound,
+            Resolution::NoPermission => CoverageState::NoPermission,
+            Resolution::Guest => CoverageState::Guest,
+        };
+        Some((state, entry.since))
+    }
+
+    /// All watched UPNs.
+    pub fn upns(&self) -> impl Iterator<Item = &Upn> {
+        self.entries.keys()
+    }
+
+    /// How many UPNs are watched.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no UPN is watched.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: StreamId = StreamId(1);
+    const B: StreamId = StreamId(2);
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn upn(name: &str) -> Upn {
+        Upn::parse(&format!("{name}@contoso.com")).unwrap()
+    }
+
+    fn user(n: u128) -> UserId {
+        UserId(uuid::Uuid::from_u128(n))
+    }
+
+    fn directory() -> Directory {
+        Directory::new(LookupPace::default())
+    }
+
+    #[test]
+    fn a_name_is_looked_up_once_however_many_watch_it() {
+        let mut d = directory();
+        d.watch(&upn("ann"), A, None, at(0));
+        d.watch(&upn("ann"), B, None, at(0));
+        assert_eq!(d.take_due(at(0), 10), [upn("ann")]);
+        assert!(d.take_due(at(99), 10).is_empty(), "under way");
+        let moved = d.found(&upn("ann"), user(1), at(1));
+        assert_eq!(
+            moved,
+            Moved {
+                before: None,
+                after: Some(user(1)),
+                changed: true
+            }
+        );
+        assert_eq!(d.next_due(), Some(at(1 + 24 * 3600)));
+        assert_eq!(d.unwatch(&upn("ann"), A), None);
+        assert_eq!(d.unwatch(&upn("ann"), B), Some(user(1)));
+        assert!(d.is_empty());
+    }
+
+    #[test]
+    fn an_account_with_two_names_is_watched_until_the_last_goes() {
+        let mut d = directory();
+        for name in ["old", "new"] {
+            d.watch(&upn(name), A, None, at(0));
+            d.found(&upn(name), user(1), at(0));
+        }
+        assert_eq!(d.names(user(1)).count(), 2);
+        assert_eq!(d.unwatch(&upn("old"), A), None);
+        assert_eq!(d.unwatch(&upn("new"), A), Some(user(1)));
+    }
+
+    #[test]
+    fn a_name_that_now_belongs_to_another_account_moves() {
+        let mut d = directory();
+        d.watch(&upn("ann"), A, None, at(0));
+        d.found(&upn("ann"), user(1), at(0));
+        let moved = d.found(&upn("ann"), user(2), at(5));
+        assert_eq!(
+            moved,
+            Moved {
+                before: Some(user(1)),
+                after: Some(user(2)),
+                changed: true
+            }
+        );
+        let moved = d.not_found(&upn("ann"), at(6));
+        assert_eq!(
+            moved,
+            Moved {
+                before: Some(user(2)),
+                after: None,
+                changed: true
+            }
+        );
+        assert_eq!(
+            d.coverage(&upn("ann"), |_| unreachable!()),
+            Some((CoverageState::NotFound, at(6)))
+        );
+    }
+
+    #[test]
+    fn a_missing_name_is_tried_again_ever_more_slowly() {
+        let mut d = directory();
+        d.watch(&upn("ann"), A, None, at(0));
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            d.not_found(&upn("ann"), at(0));
+            waits.push(d.next_due().unwrap().as_secs() / 60);
+        }
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1280, 1440, 1440]);
+    }
+
+    #[test]
+    fn a_failed_lookup_leaves_what_was_known() {
+        let mut d = directory();
+        d.watch(&upn("ann"), A, None, at(0));
+        d.found(&upn("ann"), user(1), at(0));
+        d.recheck(user(1), at(5));
+        assert_eq!(d.take_due(at(5), 10), [upn("ann")]);
+        d.failed(&upn("ann"), at(9));
+        assert_eq!(
+            (d.user(&upn("ann")), d.next_due()),
+            (Some(user(1)), Some(at(9)))
+        );
+    }
+
+    #[test]
+    fn what_was_looked_up_lately_is_not_looked_up_again_and_guests_never() {
+        let mut d = directory();
+        let found = d.watch(&upn("ann"), A, Some((user(1), at(0))), at(60));
+        assert_eq!(found, Some(user(1)));
+        let old = d.watch(&upn("bob"), A, Some((user(2), at(0))), at(25 * 3600));
+        assert_eq!(old, None);
+        let guest = Upn::parse("ann_home.com#EXT#@contoso.com").unwrap();
+        d.watch(&guest, A, None, at(0));
+        assert_eq!(d.take_due(at(25 * 3600), 10).len(), 2);
+        assert_eq!(
+            d.coverage(&guest, |_| unreachable!()),
+            Some((CoverageState::Guest, at(0)))
+        );
+    }
+}

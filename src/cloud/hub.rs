@@ -1,0 +1,645 @@
+//! One tenant's people and the streams that watch them.
+//!
+//! Invariants: pure but for the mailboxes it fills; called under one lock per tenant, which is never held across an await, and
+//! nothing here waits. Knows one tenant only, so nothing of another can come out.
+
+pub mod mailbox;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mailbox::{Delivery, End, Freshness, Mailbox};
+
+use super::directory::{Directory, LookupPace, Moved, StreamId};
+use super::state::{Applied, TenantState};
+use crate::model::{
+    CoverageState, Epoch, Health, Position, Presence, SuiteId, Timestamp, Upn, UserId,
+};
+
+/// More exceptions than this are told as one older time for everybody.
+const MAX_EXCEPTIONS: usize = 256;
+
+/// How long the value of somebody nobody watches is kept, so that a suite that comes back finds its place.
+const LINGER: Duration = Duration::from_mins(15);
+
+/// What a lookup brought to light about UPNs.
+#[derive(Debug, Default)]
+pub struct LookupOutcome {
+    /// UPNs and the accounts they name.
+    pub found: Vec<(Upn, UserId)>,
+    /// UPNs of nobody.
+    pub not_found: Vec<Upn>,
+    /// UPNs that may not be looked up.
+    pub no_permission: Vec<Upn>,
+    /// UPNs for which nothing is known now, and when to try again.
+    pub failed: Vec<(Upn, Timestamp)>,
+}
+
+/// The answer to opening a stream.
+pub struct Opened {
+    /// The stream.
+    pub id: StreamId,
+    /// What waits for it.
+    pub mailbox: Arc<Mailbox>,
+    /// Where the tenant's run of changes stands.
+    pub position: Position,
+    /// Whether the stream resumes.
+    pub resumed: bool,
+}
+
+struct Stream {
+    suite: SuiteId,
+    max_watched: usize,
+    mailbox: Arc<Mailbox>,
+    /// Watched, with the spelling asked for.
+    watched: HashMap<Upn, Arc<str>>,
+    /// Asked for beyond the plan, in order.
+    over_plan: Vec<(Upn, Arc<str>)>,
+    /// Named when the stream opened, and without a value or a final coverage so far. `None` when the snapshot is complete.
+    awaited: Option<HashSet<Upn>>,
+}
+
+/// Tells which account a UPN named when it was last looked up, and when that was.
+pub type Known<'a> = &'a dyn Fn(&Upn) -> Option<(UserId, Timestamp)>;
+
+/// How many watched people there are, by coverage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CoverageCount {
+    /// Distinct UPNs watched.
+    pub watched: usize,
+    /// Of these, monitored.
+    pub monitored: usize,
+    /// Of these, still being looked up or read.
+    pub resolving: usize,
+}
+
+/// One tenant's people and the streams that watch them.
+pub struct TenantHub {
+    state: TenantState,
+    directory: Directory,
+    streams: HashMap<StreamId, Stream>,
+    next_stream: u64,
+    status: (Health, Option<Duration>),
+}
+
+impl TenantHub {
+    /// Nobody watches yet.
+    pub fn new(epoch: Epoch, pace: LookupPace, health: Health) -> Self {
+        Self {
+            state: TenantState::new(epoch),
+            directory: Directory::new(pace),
+            streams: HashMap::new(),
+            next_stream: 1,
+            status: (health, None),
+        }
+    }
+
+    /// Opens a stream of a suite that may watch `max_watched` people on all its streams together.
+    ///
+    /// `resume` holds for `names`, of whom the suite holds values as of that position.
+    pub fn open(
+        &mut self,
+        suite: SuiteId,
+        max_watched: usize,
+        names: &[String],
+        resume: Option<Position>,
+        known: Known<'_>,
+        now: Timestamp,
+    ) -> Opened {
+        let latest = self.state.position();
+        let resumed =
+            resume.filter(|at| at.epoch == latest.epoch && at.sequence <= latest.sequence);
+        let nothing_yet = Position {
+            sequence: crate::model::Sequence(0),
+            ..latest
+        };
+        let mailbox = Arc::new(Mailbox::new(latest, resumed.unwrap_or(nothing_yet)));
+        let id = StreamId(self.next_stream);
+        self.next_stream += 1;
+        mailbox.put_status(self.status.0.clone(), self.status.1);
+        self.streams.insert(
+            id,
+            Stream {
+                suite,
+                max_watched,
+                mailbox: Arc::clone(&mailbox),
+                watched: HashMap::new(),
+                over_plan: Vec::new(),
+                awaited: resumed.is_none().then(HashSet::new),
+            },
+        );
+        self.watch(id, names, resumed, known, now);
+        self.settle_snapshot(id);
+        mailbox.advance(latest);
+        self.tell_freshness(Some(id));
+        Opened {
+            id,
+            mailbox,
+            position: latest,
+            resumed: resumed.is_some(),
+        }
+    }
+
+    /// Watches more people.
+    pub fn add(&mut self, id: StreamId, names: &[String], known: Known<'_>, now: Timestamp) {
+        self.watch(id, names, None, known, now);
+        self.tell_freshness(Some(id));
+    }
+
+    /// Stops watching people.
+    pub fn remove(&mut self, id: StreamId, names: &[String], known: Known<'_>, now: Timestamp) {
+        for name in names {
+            if let Ok(upn) = Upn::parse(name) {
+                self.unwatch(id, &upn, now);
+            }
+        }
+        self.settle_snapshot(id);
+        self.fill_from_over_plan(id, known, now);
+        self.tell_freshness(Some(id));
+    }
+
+    /// Makes the watch list exactly this one.
+    pub fn replace(&mut self, id: StreamId, names: &[String], known: Known<'_>, now: Timestamp) {
+        let wanted: HashSet<Upn> = names
+            .iter()
+            .filter_map(|name| Upn::parse(name).ok())
+            .collect();
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.over_plan.clear();
+        let gone: Vec<Upn> = stream
+            .watched
+            .keys()
+            .filter(|upn| !wanted.contains(*upn))
+            .cloned()
+            .collect();
+        for upn in gone {
+            self.unwatch(id, &upn, now);
+        }
+        self.watch(id, names, None, known, now);
+        self.settle_snapshot(id);
+        self.tell_freshness(Some(id));
+    }
+
+    /// The stream has ended.
+    pub fn close(&mut self, id: StreamId, now: Timestamp) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let watched: Vec<Upn> = stream.watched.keys().cloned().collect();
+        for upn in watched {
+            self.unwatch(id, &upn, now);
+        }
+        self.streams.remove(&id);
+        self.state.forget(now, LINGER);
+    }
+
+    fn watch(
+        &mut self,
+        id: StreamId,
+        names: &[String],
+        resumed: Option<Position>,
+        known: Known<'_>,
+        now: Timestamp,
+    ) {
+        let mut room = self.room(id);
+        for name in names {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                return;
+            };
+            let upn = match Upn::parse(name) {
+                Ok(upn) => upn,
+                Err(_) => {
+                    stream.say_about_text(name, CoverageState::Invalid, now);
+                    continue;
+                }
+            };
+            if let Some(asked) = stream.watched.get(&upn) {
+                if **asked != **name {
+                    stream.say_about_text(name, CoverageState::Duplicate, now);
+                }
+                continue;
+            }
+            let asked: Arc<str> = name.as_str().into();
+            if room == 0 {
+                stream
+                    .mailbox
+                    .put_coverage(&upn, Arc::clone(&asked), CoverageState::OverPlan, now);
+                if stream.over_plan.len() < stream.max_watched
+                    && stream.over_plan.iter().all(|(waiting, _)| *waiting != upn)
+                {
+                    stream.over_plan.push((upn, asked));
+                }
+                continue;
+            }
+            room -= 1;
+            stream.watched.insert(upn.clone(), asked);
+            if let Some(awaited) = &mut stream.awaited {
+                awaited.insert(upn.clone());
+            }
+            if let Some(user) = self.directory.watch(&upn, id, known(&upn), now) {
+                self.state.watch(user);
+            }
+            self.welcome(id, &upn, resumed);
+        }
+    }
+
+    /// Tells a stream what is known of a person it has begun to watch.
+    fn welcome(&mut self, id: StreamId, upn: &Upn, resumed: Option<Position>) {
+        let coverage = self.coverage(upn);
+        let value = self.directory.user(upn).and_then(|user| {
+            self.state
+                .value(user)
+                .map(|(value, confirmed_at)| (Arc::clone(value), confirmed_at))
+        });
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if let Some((value, confirmed_at)) = value
+            && resumed.is_none_or(|at| value.sequence > at.sequence)
+        {
+            stream.say_value(upn, value, confirmed_at, resumed.is_none());
+        }
+        if let Some((state, since)) = coverage
+            && state != CoverageState::Monitored
+        {
+            stream.say_coverage(upn, state, since);
+        }
+    }
+
+    fn unwatch(&mut self, id: StreamId, upn: &Upn, now: Timestamp) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.over_plan.retain(|(waiting, _)| waiting != upn);
+        if stream.watched.remove(upn).is_none() {
+            return;
+        }
+        stream.mailbox.drop_person(upn);
+        if let Some(awaited) = &mut stream.awaited {
+            awaited.remove(upn);
+        }
+        if let Some(user) = self.directory.unwatch(upn, id) {
+            self.state.unwatch(user, now);
+        }
+    }
+
+    /// How many more people a stream may watch.
+    fn room(&self, id: StreamId) -> usize {
+        let Some(stream) = self.streams.get(&id) else {
+            return 0;
+        };
+        let used: usize = self
+            .streams
+            .values()
+            .filter(|other| other.suite == stream.suite)
+            .map(|other| other.watched.len())
+            .sum();
+        stream.max_watched.saturating_sub(used)
+    }
+
+    fn fill_from_over_plan(&mut self, id: StreamId, known: Known<'_>, now: Timestamp) {
+        let room = self.room(id);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let count = room.min(stream.over_plan.len());
+        let names: Vec<String> = stream
+            .over_plan
+            .drain(..count)
+            .map(|(_, asked)| asked.to_string())
+            .collect();
+        self.watch(id, &names, None, known, now);
+    }
+
+    fn settle_snapshot(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.settle_snapshot();
+        }
+    }
+
+    /// At most `max` UPNs to look up now.
+    pub fn take_lookups(&mut self, now: Timestamp, max: usize) -> Vec<Upn> {
+        self.directory.take_due(now, max)
+    }
+
+    /// When the next lookup is due.
+    pub fn next_lookup(&self) -> Option<Timestamp> {
+        self.directory.next_due()
+    }
+
+    /// Takes in what a lookup brought to light.
+    pub fn apply_lookup(&mut self, outcome: LookupOutcome, now: Timestamp) {
+        for (upn, user) in outcome.found {
+            let moved = self.directory.found(&upn, user, now);
+            self.apply_move(&upn, moved, now);
+        }
+        for upn in outcome.not_found {
+            let moved = self.directory.not_found(&upn, now);
+            if let Some(gone) = moved.before {
+                self.state.remove(gone);
+            }
+            self.apply_move(&upn, moved, now);
+        }
+        for upn in outcome.no_permission {
+            let moved = self
+                .directory
+                .no_permission(&upn, now, now.plus(Duration::from_hours(1)));
+            self.apply_move(&upn, moved, now);
+        }
+        for (upn, retry_at) in outcome.failed {
+            self.directory.failed(&upn, retry_at);
+        }
+    }
+
+    fn apply_move(&mut self, upn: &Upn, moved: Moved, now: Timestamp) {
+        if let Some(before) = moved.before {
+            self.state.unwatch(before, now);
+        }
+        if let Some(after) = moved.after {
+            self.state.watch(after);
+            if let Some((value, confirmed_at)) = self.state.value(after) {
+                let value = Arc::clone(value);
+                for stream in self.directory.watchers(upn) {
+                    if let Some(stream) = self.streams.get_mut(&stream) {
+                        stream.say_value(upn, Arc::clone(&value), confirmed_at, false);
+                    }
+                }
+            }
+        }
+        if moved.changed {
+            self.tell_coverage(upn);
+        }
+    }
+
+    /// Watched accounts that can be read now; with `unread_only`, those never read yet.
+    pub fn to_read(&self, now: Timestamp, unread_only: bool) -> Vec<UserId> {
+        self.state.to_read(now, unread_only)
+    }
+
+    /// Whether any account is to be read.
+    pub fn is_watched(&self) -> bool {
+        self.state.is_watched()
+    }
+
+    /// Takes in an answer of Microsoft and puts what changed into the mailboxes of those who watch it.
+    /// Returns how many values changed.
+    pub fn apply_readings(
+        &mut self,
+        asked: &[UserId],
+        answer: HashMap<UserId, Presence>,
+        asked_at: Timestamp,
+        now: Timestamp,
+    ) -> usize {
+        let Applied {
+            changes,
+            coverage,
+            recheck,
+        } = self.state.apply(asked, answer, asked_at);
+        let Self {
+            directory, streams, ..
+        } = self;
+        for value in &changes {
+            for upn in directory.names(value.user) {
+                for stream in directory.watchers(upn) {
+                    if let Some(stream) = streams.get_mut(&stream) {
+                        stream.say_value(upn, Arc::clone(value), asked_at, false);
+                    }
+                }
+            }
+        }
+        self.tell_coverage_of(&coverage);
+        for user in recheck {
+            self.directory.recheck(user, now);
+        }
+        let latest = self.state.position();
+        for stream in self.streams.values() {
+            stream.mailbox.advance(latest);
+        }
+        changes.len()
+    }
+
+    /// Leaves out accounts that Microsoft refuses to be asked about.
+    pub fn quarantine(&mut self, users: &[UserId], now: Timestamp) {
+        let news: Vec<UserId> = users
+            .iter()
+            .copied()
+            .filter(|user| self.state.quarantine(*user, now))
+            .collect();
+        self.tell_coverage_of(&news);
+        for user in news {
+            self.directory.recheck(user, now);
+        }
+    }
+
+    /// Ends a sweep that began at `started_at` and got at least one answer.
+    pub fn finish_sweep(&mut self, started_at: Timestamp, now: Timestamp) {
+        self.state.finish_sweep(started_at);
+        self.state.forget(now, LINGER);
+        self.tell_freshness(None);
+    }
+
+    /// Tells all streams, or one, how fresh what they watch is.
+    fn tell_freshness(&mut self, only: Option<StreamId>) {
+        let as_of = self.state.as_of();
+        let mut lagging: HashMap<StreamId, Vec<(Arc<str>, Timestamp)>> = HashMap::new();
+        for (user, confirmed_at) in self.state.lagging() {
+            for upn in self.directory.names(user) {
+                for id in self.directory.watchers(upn) {
+                    if only.is_none_or(|only| only == id)
+                        && let Some(asked) = self.streams.get(&id).and_then(|s| s.watched.get(upn))
+                    {
+                        lagging
+                            .entry(id)
+                            .or_default()
+                            .push((Arc::clone(asked), confirmed_at));
+                    }
+                }
+            }
+        }
+        for (id, stream) in &self.streams {
+            if only.is_none_or(|only| only == *id) {
+                let exceptions = lagging.remove(id).unwrap_or_default();
+                stream.mailbox.put_freshness(freshness(as_of, exceptions));
+            }
+        }
+    }
+
+    fn coverage(&self, upn: &Upn) -> Option<(CoverageState, Timestamp)> {
+        self.directory
+            .coverage(upn, |user| self.state.coverage(user))
+    }
+
+    fn tell_coverage_of(&mut self, users: &[UserId]) {
+        let upns: Vec<Upn> = users
+            .iter()
+            .flat_map(|user| self.directory.names(*user))
+            .cloned()
+            .collect();
+        for upn in upns {
+            self.tell_coverage(&upn);
+        }
+    }
+
+    fn tell_coverage(&mut self, upn: &Upn) {
+        let Some((state, since)) = self.coverage(upn) else {
+            return;
+        };
+        for id in self.directory.watchers(upn) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.say_coverage(upn, state, since);
+            }
+        }
+    }
+
+    /// The tenant's connection, or its real cadence, is now this.
+    pub fn set_status(&mut self, health: Health, cadence: Option<Duration>) {
+        let status = (health, cadence);
+        if self.status == status {
+            return;
+        }
+        for stream in self.streams.values() {
+            stream.mailbox.put_status(status.0.clone(), status.1);
+        }
+        self.status = status;
+    }
+
+    /// The tenant's connection and its real cadence.
+    pub fn status(&self) -> &(Health, Option<Duration>) {
+        &self.status
+    }
+
+    /// Ends the streams that `which` picks; `end` is asked for each.
+    pub fn end_streams(&self, which: impl Fn(SuiteId) -> bool, mut end: impl FnMut() -> End) {
+        for stream in self.streams.values().filter(|stream| which(stream.suite)) {
+            stream.mailbox.end(end());
+        }
+    }
+
+    /// Ends the streams whose suite has taken nothing for `limit` although something waited. Returns how many.
+    pub fn end_stalled(&self, limit: Duration, end: End) -> usize {
+        let stalled = self.streams.values().filter(|stream| {
+            stream
+                .mailbox
+                .stalled_for()
+                .is_some_and(|since| since >= limit)
+        });
+        stalled.map(|stream| stream.mailbox.end(end)).count()
+    }
+
+    /// How many streams a suite has open.
+    pub fn streams_of(&self, suite: SuiteId) -> usize {
+        self.streams
+            .values()
+            .filter(|stream| stream.suite == suite)
+            .count()
+    }
+
+    /// How many streams are open.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// How many people are watched, by coverage.
+    pub fn count(&self) -> CoverageCount {
+        let mut count = CoverageCount {
+            watched: self.directory.len(),
+            ..CoverageCount::default()
+        };
+        for upn in self.directory.upns() {
+            match self.coverage(upn) {
+                Some((CoverageState::Monitored, _)) => count.monitored += 1,
+                Some((CoverageState::Resolving, _)) => count.resolving += 1,
+                _ => {}
+            }
+        }
+        count
+    }
+}
+
+/// Many exceptions are told as one older time for everybody.
+fn freshness(as_of: Option<Timestamp>, exceptions: Vec<(Arc<str>, Timestamp)>) -> Freshness {
+    if exceptions.len() <= MAX_EXCEPTIONS {
+        return Freshness { as_of, exceptions };
+    }
+    let oldest = exceptions.iter().map(|(_, at)| *at).min();
+    Freshness {
+        as_of: oldest,
+        exceptions: Vec::new(),
+    }
+}
+
+impl Stream {
+    fn say_value(
+        &mut self,
+        upn: &Upn,
+        value: Arc<super::state::Value>,
+        confirmed_at: Timestamp,
+        welcome: bool,
+    ) {
+        let Some(asked) = self.watched.get(upn) else {
+            return;
+        };
+        let snapshot = welcome
+            || self
+                .awaited
+                .as_ref()
+                .is_some_and(|awaited| awaited.contains(upn));
+        let delivery = Delivery {
+            asked: Arc::clone(asked),
+            value,
+            confirmed_at,
+        };
+        self.mailbox.put_value(upn, delivery, snapshot);
+        self.no_longer_await(upn);
+    }
+
+    fn say_coverage(&mut self, upn: &Upn, state: CoverageState, since: Timestamp) {
+        let Some(asked) = self.watched.get(upn) else {
+            return;
+        };
+        self.mailbox
+            .put_coverage(upn, Arc::clone(asked), state, since);
+        match state {
+            CoverageState::Resolving => return,
+            CoverageState::NotFound | CoverageState::Guest | CoverageState::NoPermission => {
+                self.mailbox.drop_value(upn);
+            }
+            _ => {}
+        }
+        self.no_longer_await(upn);
+    }
+
+    fn no_longer_await(&mut self, upn: &Upn) {
+        if let Some(awaited) = &mut self.awaited
+            && awaited.remove(upn)
+        {
+            self.settle_snapshot();
+        }
+    }
+
+    fn settle_snapshot(&mut self) {
+        if self.awaited.as_ref().is_some_and(HashSet::is_empty) {
+            self.awaited = None;
+            self.mailbox.put_snapshot_end();
+        }
+    }
+
+    /// Coverage of a text that is not watched under its own name.
+    fn say_about_text(&self, text: &str, state: CoverageState, now: Timestamp) {
+        // Only to have a key in the mailbox: the text itself cannot be one, because it is no UPN or another spelling of one.
+        let digest = crate::secret::sha256(text.as_bytes());
+        let key = format!(
+            "{}@invalid",
+            uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default()
+        );
+        if let Ok(key) = Upn::parse(&key) {
+            self.mailbox.put_coverage(&key, text.into(), state, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,498 @@
+//! What waits to be sent on one stream.
+//!
+//! Invariants: whoever puts something in never waits. Presence is state, not history: a newer value replaces one that waits, so
+//! the watch list bounds the size. "Everything is confirmed" and "the snapshot is complete" are queued behind the values they
+//! speak of.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::cloud::state::Value;
+use crate::model::{CoverageState, Health, Position, Timestamp, Upn};
+use crate::wire::MAX_PEOPLE_PER_MESSAGE;
+
+/// Rough bytes of values in one message, so that a frame stays near 64 KiB. `security-and-faults.md` §6.
+const MAX_VALUE_BYTES: usize = 48 << 10;
+
+/// Why a stream ends, for the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// This server stops.
+    ShuttingDown,
+    /// The suite was revoked.
+    Revoked,
+    /// The credential ran out.
+    CredentialExpired,
+    /// Nothing was read for too long while values were waiting.
+    TooSlow,
+    /// The stream has lived its life.
+    MaximumAge,
+    /// The tenant was off-boarded.
+    TenantGone,
+}
+
+/// The announced end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub reason: EndReason,
+    /// When to come back; `None`: not at all.
+    pub reconnect_after: Option<Duration>,
+}
+
+/// How fresh everything on a stream is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Freshness {
+    /// Everybody is confirmed as of then, except the following.
+    pub as_of: Option<Timestamp>,
+    /// UPNs as asked for, and when they were confirmed.
+    pub exceptions: Vec<(Arc<str>, Timestamp)>,
+}
+
+/// A value to send.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// UPN as the suite asked for it.
+    pub asked: Arc<str>,
+    /// The value.
+    pub value: Arc<Value>,
+    /// When Microsoft confirmed it, as known when it was put in.
+    pub confirmed_at: Timestamp,
+}
+
+/// The next thing to send.
+#[derive(Debug)]
+pub enum Parcel {
+    /// Values.
+    Values {
+        /// Snapshot, or change.
+        snapshot: bool,
+        /// At most [`MAX_PEOPLE_PER_MESSAGE`].
+        values: Vec<Delivery>,
+        /// Whether the opening snapshot ends here.
+        snapshot_complete: bool,
+        /// Where the suite may resume afterwards.
+        position: Position,
+    },
+    /// Coverage: UPN as asked for, state, since when.
+    Coverage(Vec<(Arc<str>, CoverageState, Timestamp)>),
+    /// The tenant's connection and its real cadence.
+    Status(Health, Option<Duration>),
+    /// Freshness, and where the suite may resume.
+    Freshness(Freshness, Position),
+    /// The end; nothing comes after it.
+    End(End, Position),
+}
+
+enum Item {
+    Person(Upn),
+    SnapshotEnd,
+}
+
+struct Waiting {
+    snapshot: bool,
+    delivery: Delivery,
+}
+
+struct Inner {
+    values: HashMap<Upn, Waiting>,
+    order: VecDeque<Item>,
+    coverage: HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>,
+    status: Option<(Health, Option<Duration>)>,
+    freshness: Freshness,
+    freshness_is_news: bool,
+    /// Where the tenant's run of changes stands.
+    latest: Position,
+    /// Where the suite may resume.
+    delivered: Position,
+    end: Option<End>,
+    ended: bool,
+    /// Since when something waits that nobody takes.
+    idle_since: Instant,
+}
+
+/// What waits to be sent on one stream. One reader.
+pub struct Mailbox {
+    inner: Mutex<Inner>,
+    ready: Notify,
+}
+
+impl Mailbox {
+    /// Empty. `delivered` is where the suite already stands.
+    pub fn new(latest: Position, delivered: Position) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                values: HashMap::new(),
+                order: VecDeque::new(),
+                coverage: HashMap::new(),
+                status: None,
+                freshness: Freshness::default(),
+                freshness_is_news: false,
+                latest,
+                delivered,
+                end: None,
+                ended: false,
+                idle_since: Instant::now(),
+            }),
+            ready: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .expect("nothing panics while holding a mailbox")
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Inner)) {
+        let mut inner = self.lock();
+        if inner.end.is_some() || inner.ended {
+            return;
+        }
+        if inner.is_empty() {
+            inner.idle_since = Instant::now();
+        }
+        change(&mut inner);
+        drop(inner);
+        self.ready.notify_one();
+    }
+
+    /// Puts in the newest value of a person.
+    pub fn put_value(&self, upn: &Upn, delivery: Delivery, snapshot: bool) {
+        self.put(|inner| {
+            let waiting = Waiting { snapshot, delivery };
+            if inner.values.insert(upn.clone(), waiting).is_none() {
+                inner.order.push_back(Item::Person(upn.clone()));
+            }
+        });
+    }
+
+    /// A value that waits is no longer wanted, because the person is no longer watched or no longer there.
+    pub fn drop_value(&self, upn: &Upn) {
+        let mut inner = self.lock();
+        inner.values.remove(upn);
+        if inner.order.len() > 2 * inner.values.len() + 64 {
+            let Inner { values, order, .. } = &mut *inner;
+            order.retain(|item| match item {
+                Item::Person(upn) => values.contains_key(upn),
+                Item::SnapshotEnd => true,
+            });
+        }
+    }
+
+    /// The person is no longer watched: nothing more is to be said.
+    pub fn drop_person(&self, upn: &Upn) {
+        self.drop_value(upn);
+        self.lock().coverage.remove(upn);
+    }
+
+    /// Puts in the coverage of a person.
+    pub fn put_coverage(&self, upn: &Upn, asked: Arc<str>, state: CoverageState, since: Timestamp) {
+        self.put(|inner| {
+            inner.coverage.insert(upn.clone(), (asked, state, since));
+        });
+    }
+
+    /// Puts in the state of the tenant's connection.
+    pub fn put_status(&self, health: Health, cadence: Option<Duration>) {
+        self.put(|inner| inner.status = Some((health, cadence)));
+    }
+
+    /// Puts in how fresh everything is.
+    pub fn put_freshness(&self, freshness: Freshness) {
+        self.put(|inner| {
+            inner.freshness = freshness;
+            inner.freshness_is_news = true;
+        });
+    }
+
+    /// Marks the end of the opening snapshot, behind all values that wait.
+    pub fn put_snapshot_end(&self) {
+        self.put(|inner| inner.order.push_back(Item::SnapshotEnd));
+    }
+
+    /// The tenant's run of changes has come this far, and what concerns this stream is in the mailbox.
+    pub fn advance(&self, latest: Position) {
+        let mut inner = self.lock();
+        inner.latest = latest;
+        if inner.values.is_empty() && inner.order.is_empty() {
+            inner.delivered = latest;
+        }
+    }
+
+    /// Ends the stream: what waits is dropped, the end is sent, nothing is taken in any more.
+    pub fn end(&self, end: End) {
+        let mut inner = self.lock();
+        if inner.end.is_some() || inner.ended {
+            return;
+        }
+        inner.end = Some(end);
+        inner.values = HashMap::new();
+        inner.order = VecDeque::new();
+        inner.coverage = HashMap::new();
+        drop(inner);
+        self.ready.notify_one();
+    }
+
+    /// How long something has been waiting that nobody took.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        let inner = self.lock();
+        (!inner.is_empty() && inner.end.is_none()).then(|| inner.idle_since.elapsed())
+    }
+
+    /// People whose value or coverage waits.
+    pub fn len(&self) -> usize {
+        let inner = self.lock();
+        inner.values.len() + inner.coverage.len()
+    }
+
+    /// Whether nothing about people waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What to send next, or `None` when nothing waits.
+    pub fn take(&self) -> Option<Parcel> {
+        let mut inner = self.lock();
+        inner.idle_since = Instant::now();
+        if inner.ended {
+            return None;
+        }
+        if let Some(end) = inner.end {
+            inner.ended = true;
+            return Some(Parcel::End(end, inner.delivered));
+        }
+        if let Some((health, cadence)) = inner.status.take() {
+            return Some(Parcel::Status(health, cadence));
+        }
+        if !inner.order.is_empty() {
+            return Some(inner.take_values());
+        }
+        if !inner.coverage.is_empty() {
+            let some: Vec<Upn> = inner
+                .coverage
+                .keys()
+                .take(MAX_PEOPLE_PER_MESSAGE)
+                .cloned()
+                .collect();
+            return Some(Parcel::Coverage(
+                some.iter()
+                    .filter_map(|upn| inner.coverage.remove(upn))
+                    .collect(),
+            ));
+        }
+        if std::mem::take(&mut inner.freshness_is_news) {
+            return Some(Parcel::Freshness(inner.freshness.clone(), inner.delivered));
+        }
+        None
+    }
+
+    /// Freshness as last told, to be repeated when nothing else is said; `None` while values wait.
+    pub fn freshness(&self) -> Option<(Freshness, Position)> {
+        let inner = self.lock();
+        (inner.order.is_empty() && !inner.ended).then(|| (inner.freshness.clone(), inner.delivered))
+    }
+
+    /// Waits until there may be something to take.
+    pub async fn ready(&self) {
+        self.ready.notified().await;
+    }
+}
+
+impl Inner {
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+            && self.coverage.is_empty()
+            && self.status.is_none()
+            && !self.freshness_is_news
+    }
+
+    /// The values at the head of the queue that are of one kind.
+    fn take_values(&mut self) -> Parcel {
+        let (mut values, mut kind, mut complete, mut bytes) = (Vec::new(), None, false, 0);
+        while let Some(item) = self.order.front() {
+            let Item::Person(upn) = item else {
+                self.order.pop_front();
+                complete = true;
+                break;
+            };
+            if let Some(waiting) = self.values.get(upn) {
+                let full = values.len() == MAX_PEOPLE_PER_MESSAGE || bytes > MAX_VALUE_BYTES;
+                if full || kind.is_some_and(|kind| kind != waiting.snapshot) {
+                    break;
+                }
+                kind = Some(waiting.snapshot);
+            }
+            if let Some(waiting) = self.values.remove(upn) {
+                let status = waiting.delivery.value.presence.status_message.as_ref();
+                bytes += waiting.delivery.asked.len() + status.map_or(0, |s| s.len()) + 64;
+                values.push(waiting.delivery);
+            }
+            self.order.pop_front();
+        }
+        if self.order.is_empty() {
+            self.delivered = self.latest;
+        }
+        Parcel::Values {
+            snapshot: kind.unwrap_or(complete),
+            values,
+            snapshot_complete: complete,
+            position: self.delivered,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Epoch, Presence, Sequence, UserId};
+
+    fn position(sequence: u64) -> Position {
+        Position {
+            epoch: Epoch(1),
+            sequence: Sequence(sequence),
+        }
+    }
+
+    fn upn(n: u64) -> Upn {
+        Upn::parse(&format!("p{n}@contoso.com")).unwrap()
+    }
+
+    fn delivery(n: u64, sequence: u64) -> Delivery {
+        Delivery {
+            asked: upn(n).as_str().into(),
+            value: Arc::new(Value {
+                user: UserId(uuid::Uuid::from_u128(n.into())),
+                presence: Presence::UNKNOWN,
+                sequence: Sequence(sequence),
+                changed_at: Timestamp::default(),
+            }),
+            confirmed_at: Timestamp::default(),
+        }
+    }
+
+    fn mailbox() -> Mailbox {
+        Mailbox::new(position(0), position(0))
+    }
+
+    #[tokio::test]
+    async fn a_newer_value_replaces_the_one_that_waits_and_keeps_its_place() {
+        let m = mailbox();
+        for sequence in 1..=1000 {
+            m.put_value(&upn(sequence % 3), delivery(sequence % 3, sequence), false);
+        }
+        m.advance(position(1000));
+        assert_eq!(m.len(), 3);
+        let Some(Parcel::Values {
+            values,
+            position: at,
+            ..
+        }) = m.take()
+        else {
+            panic!()
+        };
+        let sequences: Vec<u64> = values.iter().map(|v| v.value.sequence.0).collect();
+        assert_eq!((sequences, at), (vec![1000, 998, 999], position(1000)));
+        assert!(m.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_position_moves_only_when_everything_was_taken() {
+        let m = mailbox();
+        for n in 0..300 {
+            m.put_value(&upn(n), delivery(n, n + 1), false);
+        }
+        m.advance(position(300));
+        let Some(Parcel::Values {
+            values,
+            position: at,
+            ..
+        }) = m.take()
+        else {
+            panic!()
+        };
+        assert_eq!((values.len(), at), (256, position(0)));
+        let Some(Parcel::Values {
+            values,
+            position: at,
+            ..
+        }) = m.take()
+        else {
+            panic!()
+        };
+        assert_eq!((values.len(), at), (44, position(300)));
+    }
+
+    #[tokio::test]
+    async fn freshness_and_the_end_of_the_snapshot_wait_behind_the_values() {
+        let m = mailbox();
+        m.put_freshness(Freshness::default());
+        m.put_value(&upn(1), delivery(1, 1), true);
+        m.put_snapshot_end();
+        m.put_value(&upn(2), delivery(2, 2), false);
+        assert!(m.freshness().is_none());
+        assert!(matches!(
+            m.take(),
+            Some(Parcel::Values { snapshot: true, snapshot_complete: true, ref values, .. }) if values.len() == 1
+        ));
+        assert!(matches!(
+            m.take(),
+            Some(Parcel::Values { snapshot: false, snapshot_complete: false, ref values, .. }) if values.len() == 1
+        ));
+        assert!(matches!(m.take(), Some(Parcel::Freshness(..))));
+        assert!(m.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn adding_and_removing_for_ever_does_not_grow() {
+        let m = mailbox();
+        for n in 0..10_000 {
+            m.put_value(&upn(1), delivery(1, n), false);
+            m.drop_person(&upn(1));
+        }
+        assert!(m.lock().order.len() <= 65);
+        while let Some(parcel) = m.take() {
+            assert!(matches!(parcel, Parcel::Values { ref values, .. } if values.is_empty()));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_first_and_last() {
+        let m = mailbox();
+        m.put_value(&upn(1), delivery(1, 1), false);
+        m.end(End {
+            reason: EndReason::Revoked,
+            reconnect_after: None,
+        });
+        m.put_value(&upn(2), delivery(2, 2), false);
+        assert!(m.is_empty());
+        assert!(matches!(
+            m.take(),
+            Some(Parcel::End(
+                End {
+                    reason: EndReason::Revoked,
+                    ..
+                },
+                _
+            ))
+        ));
+        assert!(m.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stops_is_noticed_and_an_idle_stream_is_not() {
+        let m = mailbox();
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(m.stalled_for(), None);
+        m.put_value(&upn(1), delivery(1, 1), false);
+        tokio::time::advance(Duration::from_secs(40)).await;
+        m.put_value(&upn(2), delivery(2, 2), false);
+        assert_eq!(m.stalled_for(), Some(Duration::from_secs(40)));
+        m.take();
+        assert_eq!(m.stalled_for(), None);
+    }
+}

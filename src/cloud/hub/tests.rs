@@ -1,0 +1,341 @@
+use super::mailbox::Parcel;
+use super::*;
+use crate::model::{HealthState, Sequence};
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp::from_secs(secs)
+}
+
+fn user(n: u128) -> UserId {
+    UserId(uuid::Uuid::from_u128(n))
+}
+
+fn name(n: u128) -> String {
+    format!("Person{n}@contoso.com")
+}
+
+fn upn(n: u128) -> Upn {
+    Upn::parse(&name(n)).unwrap()
+}
+
+fn saying(text: &str) -> Presence {
+    Presence::from_microsoft(Some(text), None)
+}
+
+fn hub() -> TenantHub {
+    let health = Health {
+        state: HealthState::Pending,
+        cause: None,
+        since: at(0),
+    };
+    TenantHub::new(Epoch(7), LookupPace::default(), health)
+}
+
+fn nobody(_: &Upn) -> Option<(UserId, Timestamp)> {
+    None
+}
+
+/// Everything a suite holds after reading its mailbox to the end.
+#[derive(Default, Debug)]
+struct Held {
+    values: HashMap<String, (String, u64)>,
+    coverage: HashMap<String, CoverageState>,
+    complete: bool,
+    position: Option<Position>,
+    freshness: Option<Freshness>,
+    end: Option<End>,
+}
+
+impl Held {
+    fn read(&mut self, mailbox: &Mailbox) {
+        while let Some(parcel) = mailbox.take() {
+            match parcel {
+                Parcel::Values {
+                    values,
+                    snapshot_complete,
+                    position,
+                    ..
+                } => {
+                    for v in values {
+                        let text = v.value.presence.availability.as_str().to_owned();
+                        self.values
+                            .insert(v.asked.to_string(), (text, v.value.sequence.0));
+                    }
+                    self.complete |= snapshot_complete;
+                    self.position = Some(position);
+                }
+                Parcel::Coverage(people) => {
+                    self.coverage
+                        .extend(people.into_iter().map(|(u, s, _)| (u.to_string(), s)));
+                }
+                Parcel::Status(..) => {}
+                Parcel::Freshness(freshness, position) => {
+                    self.freshness = Some(freshness);
+                    self.position = Some(position);
+                }
+                Parcel::End(end, _) => self.end = Some(end),
+            }
+        }
+    }
+
+    fn of(mailbox: &Mailbox) -> Self {
+        let mut held = Self::default();
+        held.read(mailbox);
+        held
+    }
+}
+
+/// A stream watching people 1..=n, all found and read as `Available`.
+fn watching(hub: &mut TenantHub, n: u128) -> Opened {
+    let names: Vec<String> = (1..=n).map(name).collect();
+    let opened = hub.open(SuiteId::random(), 1000, &names, None, &nobody, at(0));
+    let found = (1..=n).map(|i| (upn(i), user(i))).collect();
+    hub.take_lookups(at(0), 1000);
+    hub.apply_lookup(
+        LookupOutcome {
+            found,
+            ..LookupOutcome::default()
+        },
+        at(0),
+    );
+    read(hub, 1..=n, "Available", 1);
+    opened
+}
+
+fn read(hub: &mut TenantHub, people: std::ops::RangeInclusive<u128>, saying_what: &str, secs: i64) {
+    let ids: Vec<UserId> = people.map(user).collect();
+    let answer = ids.iter().map(|id| (*id, saying(saying_what))).collect();
+    hub.apply_readings(&ids, answer, at(secs), at(secs));
+    hub.finish_sweep(at(secs), at(secs));
+}
+
+#[tokio::test]
+async fn a_snapshot_is_complete_when_everybody_has_an_answer_and_not_before() {
+    let mut hub = hub();
+    let names: Vec<String> = (1..=3).map(name).collect();
+    let opened = hub.open(SuiteId::random(), 10, &names, None, &nobody, at(0));
+    let mut held = Held::of(&opened.mailbox);
+    assert!(!held.complete && !opened.resumed);
+    assert_eq!(held.coverage[&name(1)], CoverageState::Resolving);
+    let outcome = LookupOutcome {
+        found: vec![(upn(1), user(1)), (upn(2), user(2))],
+        not_found: vec![upn(3)],
+        ..LookupOutcome::default()
+    };
+    hub.apply_lookup(outcome, at(1));
+    read(&mut hub, 1..=1, "Busy", 2);
+    held.read(&opened.mailbox);
+    assert!(!held.complete, "person 2 has not been read");
+    read(&mut hub, 2..=2, "Away", 3);
+    held.read(&opened.mailbox);
+    assert!(held.complete);
+    assert_eq!(held.values[&name(1)].0, "Busy");
+    assert_eq!(held.coverage[&name(3)], CoverageState::NotFound);
+    assert_eq!(held.coverage[&name(2)], CoverageState::Monitored);
+}
+
+#[tokio::test]
+async fn an_empty_watch_list_is_a_complete_snapshot() {
+    let mut hub = hub();
+    let opened = hub.open(SuiteId::random(), 10, &[], None, &nobody, at(0));
+    assert!(Held::of(&opened.mailbox).complete);
+}
+
+#[tokio::test]
+async fn resuming_brings_what_changed_meanwhile_and_nothing_else() {
+    let mut hub = hub();
+    let opened = watching(&mut hub, 5);
+    let position = Held::of(&opened.mailbox).position.unwrap();
+    hub.close(opened.id, at(2));
+    let other = hub.open(
+        SuiteId::random(),
+        10,
+        &[name(2)],
+        None,
+        &|u| (*u == upn(2)).then(|| (user(2), at(0))),
+        at(3),
+    );
+    read(&mut hub, 2..=2, "Busy", 4);
+    let known = |u: &Upn| (1..=5).find(|n| upn(*n) == *u).map(|n| (user(n), at(0)));
+    let names: Vec<String> = (1..=5).map(name).collect();
+    let again = hub.open(SuiteId::random(), 10, &names, Some(position), &known, at(5));
+    let held = Held::of(&again.mailbox);
+    assert!(again.resumed && !held.complete);
+    assert_eq!(held.values.len(), 1, "{held:?}");
+    assert_eq!(held.values[&name(2)], ("Busy".into(), 6));
+    // The others have not been confirmed since.
+    let freshness = held.freshness.unwrap();
+    assert_eq!(freshness.as_of, Some(at(4)));
+    let mut lagging: Vec<_> = freshness
+        .exceptions
+        .iter()
+        .map(|(u, t)| (u.to_string(), *t))
+        .collect();
+    lagging.sort();
+    assert_eq!(lagging, [1, 3, 4, 5].map(|n| (name(n), at(1))));
+    drop(other);
+}
+
+#[tokio::test]
+async fn a_foreign_or_future_position_gets_a_snapshot() {
+    let mut hub = hub();
+    let opened = watching(&mut hub, 2);
+    drop(opened);
+    for wrong in [
+        Position {
+            epoch: Epoch(6),
+            sequence: Sequence(1),
+        },
+        Position {
+            epoch: Epoch(7),
+            sequence: Sequence(99),
+        },
+    ] {
+        let again = hub.open(
+            SuiteId::random(),
+            10,
+            &[name(1)],
+            Some(wrong),
+            &nobody,
+            at(5),
+        );
+        let held = Held::of(&again.mailbox);
+        assert!(!again.resumed && held.complete);
+        assert_eq!(held.values.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_watched_are_told_and_harm_nobody() {
+    let mut hub = hub();
+    let names = [
+        name(1),
+        "PERSON1@CONTOSO.COM".into(),
+        "not a name".into(),
+        name(2),
+        name(3),
+    ];
+    let opened = hub.open(SuiteId::random(), 2, &names, None, &nobody, at(0));
+    let held = Held::of(&opened.mailbox);
+    assert_eq!(
+        held.coverage["PERSON1@CONTOSO.COM"],
+        CoverageState::Duplicate
+    );
+    assert_eq!(held.coverage["not a name"], CoverageState::Invalid);
+    assert_eq!(held.coverage[&name(2)], CoverageState::Resolving);
+    assert_eq!(held.coverage[&name(3)], CoverageState::OverPlan);
+    hub.remove(opened.id, &[name(1)], &nobody, at(1));
+    let held = Held::of(&opened.mailbox);
+    assert_eq!(
+        held.coverage[&name(3)],
+        CoverageState::Resolving,
+        "there is room now"
+    );
+}
+
+#[tokio::test]
+async fn the_plan_counts_all_streams_of_a_suite() {
+    let mut hub = hub();
+    let suite = SuiteId::random();
+    hub.open(suite, 2, &[name(1), name(2)], None, &nobody, at(0));
+    let second = hub.open(suite, 2, &[name(3)], None, &nobody, at(0));
+    assert_eq!(
+        Held::of(&second.mailbox).coverage[&name(3)],
+        CoverageState::OverPlan
+    );
+    let other = hub.open(SuiteId::random(), 2, &[name(3)], None, &nobody, at(0));
+    assert_eq!(
+        Held::of(&other.mailbox).coverage[&name(3)],
+        CoverageState::Resolving
+    );
+}
+
+#[tokio::test]
+async fn a_suite_hears_only_of_people_it_watches() {
+    let mut hub = hub();
+    let a = watching(&mut hub, 3);
+    let known = |_: &Upn| Some((user(2), at(0)));
+    let b = hub.open(SuiteId::random(), 10, &[name(2)], None, &known, at(2));
+    read(&mut hub, 1..=3, "Busy", 3);
+    assert_eq!(
+        Held::of(&b.mailbox).values.keys().collect::<Vec<_>>(),
+        [&name(2)]
+    );
+    assert_eq!(Held::of(&a.mailbox).values.len(), 3);
+    hub.replace(a.id, &[name(1)], &nobody, at(4));
+    read(&mut hub, 1..=3, "Away", 5);
+    assert_eq!(
+        Held::of(&a.mailbox).values.keys().collect::<Vec<_>>(),
+        [&name(1)]
+    );
+}
+
+#[tokio::test]
+async fn somebody_deleted_loses_the_value() {
+    let mut hub = hub();
+    let opened = watching(&mut hub, 2);
+    Held::of(&opened.mailbox);
+    read(&mut hub, 1..=1, "Busy", 2);
+    hub.apply_lookup(
+        LookupOutcome {
+            not_found: vec![upn(1)],
+            ..LookupOutcome::default()
+        },
+        at(3),
+    );
+    let held = Held::of(&opened.mailbox);
+    assert_eq!(held.coverage[&name(1)], CoverageState::NotFound);
+    assert!(
+        !held.values.contains_key(&name(1)),
+        "the value that waited is not sent"
+    );
+    assert_eq!(hub.to_read(at(4), false), [user(2)]);
+}
+
+#[tokio::test]
+async fn many_who_lag_are_told_as_one_older_time() {
+    let mut hub = hub();
+    let opened = watching(&mut hub, 300);
+    read(&mut hub, 1..=10, "Available", 50);
+    let freshness = Held::of(&opened.mailbox).freshness.unwrap();
+    assert_eq!(
+        freshness,
+        Freshness {
+            as_of: Some(at(1)),
+            exceptions: vec![]
+        }
+    );
+    read(&mut hub, 1..=290, "Available", 60);
+    let freshness = Held::of(&opened.mailbox).freshness.unwrap();
+    assert_eq!(
+        (freshness.as_of, freshness.exceptions.len()),
+        (Some(at(60)), 10)
+    );
+}
+
+#[tokio::test]
+async fn nobody_watching_means_nothing_to_read() {
+    let mut hub = hub();
+    let opened = watching(&mut hub, 3);
+    assert!(hub.is_watched());
+    hub.close(opened.id, at(2));
+    assert!(!hub.is_watched());
+    assert!(hub.to_read(at(2), false).is_empty() && hub.take_lookups(at(2), 9).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_stream_is_ended_and_the_others_go_on() {
+    let mut hub = hub();
+    let a = watching(&mut hub, 3);
+    let b = hub.open(SuiteId::random(), 10, &[], None, &nobody, at(2));
+    tokio::time::advance(Duration::from_secs(30)).await;
+    Held::of(&b.mailbox);
+    let end = End {
+        reason: mailbox::EndReason::TooSlow,
+        reconnect_after: Some(Duration::ZERO),
+    };
+    assert_eq!(hub.end_stalled(Duration::from_secs(30), end), 1);
+    assert_eq!(Held::of(&a.mailbox).end, Some(end));
+    read(&mut hub, 1..=3, "Busy", 5);
+    assert_eq!(Held::of(&b.mailbox).end, None);
+}
