@@ -1,6 +1,275 @@
-//! The multi-tenant service.
+//! The multi-tenant service: [`Cloud::build`] puts the parts together and binds, [`Cloud::run`] serves until told to stop.
+//!
+//! Modules in the order in which presence flows: [`poller`] → [`state`] → [`hub`] → [`rpc`]; [`directory`] is what interest makes of
+//! it on its way back.
 
+pub mod admin;
 pub mod directory;
+pub mod health;
 pub mod hub;
+pub mod listener;
+pub mod poller;
+pub mod rpc;
 pub mod state;
 pub mod store;
+pub mod tenants;
+pub mod tokens;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::cloud::{CloudConfig, CredentialFiles};
+use crate::microsoft::{
+    AppCredential, Entra, EntraSetupError, Graph, HttpTransport, ReqwestTransport,
+    TransportSetupError,
+};
+use crate::secret::{KeyEncryptionKey, ReadSecretError, SealError, read_secret_file};
+use crate::supervise::{Supervisor, TaskDied};
+use listener::TlsSetupError;
+use poller::TenantFigures;
+use rpc::Api;
+use rpc::auth::Authenticator;
+use store::{Store, StoreError};
+use tenants::Tenants;
+use tokens::Tokens;
+
+/// After being told to stop, streams have this long to say good-bye before the connections are closed.
+const GOOD_BYE: Duration = Duration::from_secs(5);
+
+/// Everything has ended this long after being told to stop, or is cut off.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The database.
+    #[error("the database cannot be used")]
+    Store(#[from] StoreError),
+    /// The key-encryption key.
+    #[error("the key-encryption key cannot be used")]
+    Key(#[source] SealError),
+    /// A file of the application's credential.
+    #[error("the credential of the application cannot be read")]
+    Credential(#[from] ReadSecretError),
+    /// A file that is not secret.
+    #[error("cannot read {0}")]
+    File(String, #[source] std::io::Error),
+    /// The client of Microsoft.
+    #[error("the connection to Microsoft cannot be set up")]
+    Transport(#[from] TransportSetupError),
+    /// The client of Entra.
+    #[error("the credential of the application cannot be used")]
+    Entra(#[from] EntraSetupError),
+    /// TLS of the listener.
+    #[error("TLS of the gRPC listener cannot be set up")]
+    Tls(#[from] TlsSetupError),
+    /// The listener.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] std::io::Error),
+}
+
+/// What is injected: time, randomness, outside HTTP. Design decision 15.
+pub struct Parts {
+    /// Tells the time.
+    pub clock: Clock,
+    /// Seeds all jitter.
+    pub seed: u64,
+    /// Reaches Microsoft; `None` for the network.
+    pub transport: Option<Arc<dyn HttpTransport>>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            clock: Clock::system(),
+            seed: fastrand::u64(..),
+            transport: None,
+        }
+    }
+}
+
+/// The service, bound and ready.
+pub struct Cloud {
+    address: SocketAddr,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    store: Store,
+    tenants: Arc<Tenants>,
+    auth: Arc<Authenticator>,
+    api: Arc<Api>,
+    supervisor: Supervisor,
+    config: CloudConfig,
+}
+
+/// A look into the running service.
+#[derive(Clone)]
+pub struct CloudView(Arc<Tenants>);
+
+impl CloudView {
+    /// Figures of every tenant that is being served.
+    pub fn figures(&self) -> Vec<(crate::model::TenantId, TenantFigures)> {
+        self.0
+            .all()
+            .iter()
+            .map(|tenant| (tenant.id(), tenant.figures()))
+            .collect()
+    }
+}
+
+/// Reaches Microsoft over the network as configured.
+pub fn transport(config: &CloudConfig) -> Result<Arc<dyn HttpTransport>, BuildError> {
+    let roots = config
+        .extra_roots
+        .as_ref()
+        .map(|path| {
+            std::fs::read(path).map_err(|e| BuildError::File(path.display().to_string(), e))
+        })
+        .transpose()?;
+    let allowed = [config.login_url.clone(), config.graph_url.clone()];
+    Ok(Arc::new(ReqwestTransport::new(&allowed, roots.as_deref())?))
+}
+
+/// The client of Entra as configured.
+pub fn entra(
+    config: &CloudConfig,
+    transport: Arc<dyn HttpTransport>,
+    clock: Clock,
+) -> Result<Entra, BuildError> {
+    let credential = match &config.credential {
+        CredentialFiles::Secret(path) => AppCredential::Secret(read_secret_file(path)?),
+        CredentialFiles::Certificate {
+            certificate,
+            private_key,
+        } => AppCredential::Certificate {
+            certificate_pem: std::fs::read_to_string(certificate)
+                .map_err(|e| BuildError::File(certificate.display().to_string(), e))?,
+            private_key_pem: read_secret_file(private_key)?,
+        },
+    };
+    let (login, graph) = (config.login_url.clone(), config.graph_url.clone());
+    Ok(Entra::new(
+        transport,
+        login,
+        graph,
+        config.client_id,
+        credential,
+        clock,
+    )?)
+}
+
+impl Cloud {
+    /// Puts the parts together and binds, so that the address is known before anything runs.
+    pub async fn build(config: CloudConfig, parts: Parts) -> Result<Self, BuildError> {
+        let Parts {
+            clock,
+            seed,
+            transport: outside,
+        } = parts;
+        let outside = match outside {
+            Some(outside) => outside,
+            None => transport(&config)?,
+        };
+        let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
+        let key = KeyEncryptionKey::read(&config.key_file).map_err(BuildError::Key)?;
+        let tls = match &config.grpc_tls {
+            Some(files) => Some(listener::tls(&files.certificate, &files.private_key)?),
+            None => None,
+        };
+        let store = Store::open(&config.database).await?;
+        let supervisor = Supervisor::new();
+        let graph = Graph::new(outside, config.graph_url.clone());
+        let tokens = Tokens::new(
+            store.clone(),
+            key,
+            entra,
+            clock.clone(),
+            supervisor.clone(),
+            seed,
+        );
+        let shared = poller::Shared::new(graph, tokens, clock.clone(), config.poll.clone());
+        let tenants = Tenants::new(
+            store.clone(),
+            shared,
+            clock.clone(),
+            supervisor.clone(),
+            seed,
+        );
+        let auth = Authenticator::new(store.clone(), clock.clone(), config.audience.clone());
+        let api = Api::new(
+            Arc::clone(&tenants),
+            Arc::clone(&auth),
+            store.clone(),
+            clock,
+            supervisor.clone(),
+            config.streams.clone(),
+        );
+        let failed = |e| BuildError::Listen(config.grpc_listen, e);
+        let listener = TcpListener::bind(config.grpc_listen)
+            .await
+            .map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self {
+            address,
+            listener,
+            tls,
+            store,
+            tenants,
+            auth,
+            api,
+            supervisor,
+            config,
+        })
+    }
+
+    /// Where suites connect.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A look into the service while it runs.
+    pub fn view(&self) -> CloudView {
+        CloudView(Arc::clone(&self.tenants))
+    }
+
+    /// Serves until `stop`, then says good-bye to every suite. An error means that a part died that must not.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), TaskDied> {
+        let close = CancellationToken::new();
+        let routes = self.api.routes(self.config.reflection).await;
+        let (listener, tls, closing) = (self.listener, self.tls, close.clone());
+        self.supervisor.run("gRPC listener", async move {
+            listener::serve(listener, tls, routes, closing, GOOD_BYE).await;
+        });
+        let stopping = self.supervisor.stopping();
+        let (tenants, auth) = (Arc::clone(&self.tenants), Arc::clone(&self.auth));
+        self.supervisor.run("operator's changes", async move {
+            let follow = tenants.follow_changes(|| auth.forget_keys());
+            stopping.run_until_cancelled(follow).await;
+        });
+        let stopping = self.supervisor.stopping();
+        let (tenants, limit) = (Arc::clone(&self.tenants), self.config.streams.stalled);
+        self.supervisor.run("stalled streams", async move {
+            stopping
+                .run_until_cancelled(tenants.end_stalled_streams(limit))
+                .await;
+        });
+        tracing::info!(address = %self.address, tls = self.config.grpc_tls.is_some(), "serving suites");
+        let outcome = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            died = self.supervisor.failed() => Err(died),
+        };
+        tracing::info!("stopping: telling the suites to come back");
+        self.tenants
+            .send_everybody_away(self.config.streams.reconnect_spread);
+        close.cancel();
+        if !self.supervisor.stop(GRACE).await {
+            tracing::warn!("some parts had to be cut off");
+        }
+        self.store.close().await;
+        outcome
+    }
+}

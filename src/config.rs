@@ -1,1 +1,4 @@
 //! Configuration: one TOML file per binary, overridden by the environment, checked once.
+
+pub mod cloud;
+pub mod load;

@@ -1,3 +1,479 @@
-//! presence-cloud
+//! presence-cloud: the multi-tenant service.
 
-fn main() {}
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use presence_bridge::clock::Clock;
+use presence_bridge::cloud::admin::{
+    self, ConnectTenant, DEFAULT_CODE_LIFE, DEFAULT_MAX_WATCHED, NewCredential,
+};
+use presence_bridge::cloud::store::{Store, TenantStatus};
+use presence_bridge::cloud::{self, Cloud, Parts};
+use presence_bridge::config::cloud::CloudConfig;
+use presence_bridge::secret::{KeyEncryptionKey, Secret, read_secret_file};
+use presence_bridge::telemetry;
+use tokio_util::sync::CancellationToken;
+
+/// Reads Microsoft Teams presence for many tenants and streams it to their phone systems.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Start with `presence-cloud keys create`, then `check`, `tenant add`, `suite invite` and `serve`."
+)]
+struct Cli {
+    /// The configuration file.
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "PRESENCE_CLOUD_CONFIG",
+        default_value = "/etc/presence-cloud/cloud.toml"
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves suites until interrupted.
+    Serve,
+    /// Says what is wrong with the configuration, the files it names, and the way to Microsoft.
+    Check {
+        /// Only the files of this machine; Microsoft is not asked.
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Keys.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Tenants: the organisations whose presence is read.
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Suites: the phone systems that receive presence.
+    #[command(subcommand)]
+    Suite(Suite),
+}
+
+#[derive(Subcommand)]
+enum Keys {
+    /// Makes the key that seals all credentials, in the file the configuration names. Never overwrites one.
+    Create,
+}
+
+#[derive(Subcommand)]
+enum Tenant {
+    /// Connects an organisation, or connects it anew.
+    Add(AddTenant),
+    /// Lists all organisations.
+    List,
+    /// Stops reading an organisation's presence; its suites are told.
+    Suspend(Which),
+    /// Goes on after `suspend`, and tries a refused connection again at once.
+    Resume(Which),
+    /// Off-boards an organisation: destroys its credentials, revokes its suites.
+    Remove(Which),
+}
+
+#[derive(Args)]
+struct Which {
+    /// Name or id of the organisation.
+    tenant: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Connection {
+    /// An administrator has consented to the application; no account, no refresh token.
+    Organisation,
+    /// A service account has signed in; needs its refresh token.
+    ServiceAccount,
+}
+
+#[derive(Args)]
+struct AddTenant {
+    /// Domain or id of the organisation's Microsoft tenant, for example contoso.com.
+    tenant: String,
+    /// Name for people. Default: the domain.
+    #[arg(long, default_value = "")]
+    name: String,
+    /// How the organisation is connected.
+    #[arg(long, value_enum, default_value = "organisation")]
+    connection: Connection,
+    /// File with the service account's refresh token, readable by its owner only; "-" reads it from standard input.
+    #[arg(long, value_name = "FILE")]
+    refresh_token_file: Option<PathBuf>,
+    /// Most people each suite may watch.
+    #[arg(long, default_value_t = DEFAULT_MAX_WATCHED, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    max_watched: u32,
+    /// Pass on status messages. Personal data: only if the organisation wants it.
+    #[arg(long)]
+    share_status_message: bool,
+    /// Pass on work locations. Personal data: only if the organisation wants it.
+    #[arg(long)]
+    share_work_location: bool,
+    /// Store it without trying the connection first.
+    #[arg(long)]
+    no_verify: bool,
+}
+
+#[derive(Subcommand)]
+enum Suite {
+    /// Prints a one-time enrolment code for a suite of an organisation.
+    Invite {
+        #[command(flatten)]
+        which: Which,
+        /// How long the code is good, in hours.
+        #[arg(long, default_value_t = DEFAULT_CODE_LIFE.as_secs() / 3600, value_parser = clap::value_parser!(u64).range(1..=720))]
+        hours: u64,
+    },
+    /// Lists the suites, of one organisation or all.
+    List {
+        /// Name or id of the organisation.
+        tenant: Option<String>,
+    },
+    /// Revokes a suite: its streams end within seconds, and it must be enrolled anew.
+    Revoke {
+        /// Id of the suite.
+        suite: uuid::Uuid,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => return failed(&anyhow!(e)),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => failed(&e),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "presence-cloud: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = CloudConfig::read(&cli.config).map_err(|e| anyhow!("{e}"))?;
+    match cli.command {
+        Command::Serve => serve(config).await,
+        Command::Check { offline } => check(&cli.config, config, offline).await,
+        Command::Keys(Keys::Create) => {
+            KeyEncryptionKey::create(&config.key_file)?;
+            say(&format!(
+                "Wrote {}. Keep a copy of it in a safe place, apart from the database: without it nobody can be read.",
+                config.key_file.display()
+            ));
+            Ok(())
+        }
+        Command::Tenant(command) => tenant(config, command).await,
+        Command::Suite(command) => suite(config, command).await,
+    }
+}
+
+async fn serve(config: CloudConfig) -> anyhow::Result<()> {
+    telemetry::init(config.log_format, &config.log_filter);
+    let cloud = Cloud::build(config, Parts::default()).await?;
+    let stop = CancellationToken::new();
+    let signal = stop.clone();
+    let interrupted = async move {
+        telemetry::interrupted().await;
+        signal.cancel();
+        telemetry::interrupted().await;
+        let _ = writeln!(
+            std::io::stderr(),
+            "presence-cloud: interrupted twice, ending at once"
+        );
+        std::process::exit(130);
+    };
+    tokio::select! {
+        outcome = cloud.run(stop) => Ok(outcome?),
+        () = interrupted => Ok(()),
+    }
+}
+
+/// Prints one step of a check. Returns whether it went well.
+fn step(what: &str, outcome: &anyhow::Result<String>) -> bool {
+    match outcome {
+        Ok(found) => say(&format!("  ok    {what}: {found}")),
+        Err(e) => say(&format!("  FAIL  {what}: {e:#}")),
+    }
+    outcome.is_ok()
+}
+
+async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Result<()> {
+    say(&format!("{} is well-formed.", path.display()));
+    let key = KeyEncryptionKey::read(&config.key_file);
+    let mut well = step(
+        "the key that seals credentials",
+        &key.map(|_| config.key_file.display().to_string())
+            .map_err(Into::into),
+    );
+    let transport = cloud::transport(&config);
+    let entra = transport.and_then(|t| cloud::entra(&config, t, Clock::system()));
+    well &= step(
+        "the credential of the application",
+        &entra
+            .as_ref()
+            .map(|_| format!("client {}", config.client_id))
+            .map_err(|e| anyhow!(chain(e))),
+    );
+    if let Some(tls) = &config.grpc_tls {
+        let tls = cloud::listener::tls(&tls.certificate, &tls.private_key);
+        well &= step(
+            "TLS of the gRPC listener",
+            &tls.map(|_| "certificate and key fit".into())
+                .map_err(Into::into),
+        );
+    }
+    let store = Store::open(&config.database).await;
+    well &= step(
+        "the database",
+        &store
+            .as_ref()
+            .map(|_| config.database.display().to_string())
+            .map_err(|e| anyhow!(chain(e))),
+    );
+    let port = tokio::net::TcpListener::bind(config.grpc_listen).await;
+    well &= step(
+        "the gRPC port",
+        &port
+            .map(|_| format!("{} is free", config.grpc_listen))
+            .with_context(|| {
+                format!(
+                    "{} cannot be used; is presence-cloud running already?",
+                    config.grpc_listen
+                )
+            }),
+    );
+    say(&format!(
+        "  note  the budget: {} presence requests per {} s and tenant; everybody is read every {:?} at best",
+        config.poll.presence.allowed(),
+        config.poll.presence.window.as_secs(),
+        config.poll.interval
+    ));
+    if let (Ok(entra), Ok(store), false) = (&entra, &store, offline) {
+        let tenants = store.tenants().await?;
+        if tenants.is_empty() {
+            say("  note  no tenant is connected yet: presence-cloud tenant add");
+        }
+        for tenant in tenants.iter().filter(|t| t.status == TenantStatus::Active) {
+            let found = entra.discover(&tenant.id.to_string()).await;
+            well &= step(
+                &format!("Microsoft knows {}", tenant.name),
+                &found
+                    .map(|f| f.tenant.to_string())
+                    .map_err(|e| anyhow!(chain(&e))),
+            );
+        }
+    }
+    if !well {
+        bail!("something has to be mended first");
+    }
+    say("All is well.");
+    Ok(())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn refresh_token(file: Option<&Path>) -> anyhow::Result<Secret> {
+    match file {
+        None => {
+            bail!("a service account needs --refresh-token-file (a file, or - for standard input)")
+        }
+        Some(path) if path == Path::new("-") => {
+            let mut text = String::new();
+            std::io::stdin()
+                .take(64 << 10)
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
+            let text = text.trim();
+            if text.is_empty() {
+                bail!("there was no refresh token on standard input");
+            }
+            Ok(Secret::new(text))
+        }
+        Some(path) => Ok(read_secret_file(path)?),
+    }
+}
+
+async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
+    let store = Store::open(&config.database).await?;
+    let clock = Clock::system();
+    match command {
+        Tenant::Add(add) => {
+            let credential = match add.connection {
+                Connection::Organisation if add.refresh_token_file.is_some() => {
+                    bail!("--refresh-token-file belongs to --connection service-account")
+                }
+                Connection::Organisation => NewCredential::Organisation,
+                Connection::ServiceAccount => {
+                    NewCredential::ServiceAccount(refresh_token(add.refresh_token_file.as_deref())?)
+                }
+            };
+            let key = KeyEncryptionKey::read(&config.key_file)?;
+            let entra = cloud::entra(&config, cloud::transport(&config)?, clock.clone())?;
+            let request = ConnectTenant {
+                tenant: add.tenant,
+                name: add.name,
+                credential,
+                max_watched: add.max_watched,
+                share_status_message: add.share_status_message,
+                share_work_location: add.share_work_location,
+                verify: !add.no_verify,
+            };
+            let (id, is_new) = admin::connect_tenant(&store, &key, &entra, &clock, request).await?;
+            say(&format!(
+                "{} tenant {id}.",
+                if is_new {
+                    "Connected"
+                } else {
+                    "Connected anew"
+                }
+            ));
+            say(&format!("Next: presence-cloud suite invite {id}"));
+        }
+        Tenant::List => {
+            for t in store.tenants().await? {
+                let suites = store
+                    .suites(Some(t.id))
+                    .await?
+                    .iter()
+                    .filter(|s| s.active)
+                    .count();
+                say(&format!(
+                    "{}  {:<10} {:<16} {suites:>3} suites  {}",
+                    t.id,
+                    t.status.as_str(),
+                    t.connection.as_str(),
+                    t.name
+                ));
+            }
+        }
+        Tenant::Suspend(which) => {
+            set_status(&store, &which, TenantStatus::Suspended, "Suspended").await?
+        }
+        Tenant::Resume(which) => {
+            set_status(&store, &which, TenantStatus::Active, "Resumed").await?
+        }
+        Tenant::Remove(which) => {
+            set_status(&store, &which, TenantStatus::Gone, "Off-boarded").await?;
+            say(
+                "Its credentials are destroyed and its suites revoked. The customer should remove the enterprise",
+            );
+            say("application in Entra as well.");
+        }
+    }
+    Ok(())
+}
+
+async fn set_status(
+    store: &Store,
+    which: &Which,
+    status: TenantStatus,
+    done: &str,
+) -> anyhow::Result<()> {
+    let tenants = store.tenants().await?;
+    let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
+    if tenant.status == TenantStatus::Gone && status != TenantStatus::Gone {
+        bail!(
+            "{} was off-boarded and has no credentials; connect it anew: presence-cloud tenant add",
+            tenant.name
+        );
+    }
+    store
+        .set_tenant_status(tenant.id, status, Clock::system().now())
+        .await?;
+    say(&format!("{done} {} ({}).", tenant.name, tenant.id));
+    Ok(())
+}
+
+async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
+    let store = Store::open(&config.database).await?;
+    let clock = Clock::system();
+    match command {
+        Suite::Invite { which, hours } => {
+            let tenants = store.tenants().await?;
+            let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
+            let invited =
+                admin::invite_suite(&store, &clock, tenant.id, Duration::from_secs(hours * 3600))
+                    .await?;
+            let Some((code, until)) = invited else {
+                bail!("{} was off-boarded", tenant.name)
+            };
+            say(&format!(
+                "Enrolment code for one suite of {}, good until {until}:",
+                tenant.name
+            ));
+            say(&format!("\n    {}\n", code.expose()));
+            say("On the machine beside the suite:");
+            say(&format!(
+                "\n    presence-agent enroll --cloud {} --code-file -\n",
+                grpc_url(&config)
+            ));
+            say("and type the code.");
+        }
+        Suite::List { tenant } => {
+            let tenants = store.tenants().await?;
+            let only = match tenant {
+                Some(wanted) => Some(
+                    admin::pick_tenant(&tenants, &wanted)
+                        .map_err(|e| anyhow!(e))?
+                        .id,
+                ),
+                None => None,
+            };
+            for s in store.suites(only).await? {
+                let status = if s.active { "active" } else { "revoked" };
+                let of = tenants
+                    .iter()
+                    .find(|t| t.id == s.tenant)
+                    .map_or("?", |t| t.name.as_str());
+                say(&format!(
+                    "{}  {status:<8} since {}  {} of {of}",
+                    s.id, s.created_at, s.name
+                ));
+            }
+        }
+        Suite::Revoke { suite } => {
+            let id = presence_bridge::model::SuiteId(suite);
+            if !store.revoke_suite(id, clock.now()).await? {
+                bail!("there is no suite {suite}; see: presence-cloud suite list");
+            }
+            say(&format!("Revoked {suite}. Its streams end within seconds."));
+        }
+    }
+    Ok(())
+}
+
+fn grpc_url(config: &CloudConfig) -> String {
+    let scheme = if config.grpc_tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    format!("{scheme}://{}", config.grpc_listen)
+}

@@ -209,12 +209,9 @@ impl TenantHub {
             let Some(stream) = self.streams.get_mut(&id) else {
                 return;
             };
-            let upn = match Upn::parse(name) {
-                Ok(upn) => upn,
-                Err(_) => {
-                    stream.say_about_text(name, CoverageState::Invalid, now);
-                    continue;
-                }
+            let Ok(upn) = Upn::parse(name) else {
+                stream.say_about_text(name, CoverageState::Invalid, now);
+                continue;
             };
             if let Some(asked) = stream.watched.get(&upn) {
                 if **asked != **name {

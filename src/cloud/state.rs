@@ -167,18 +167,15 @@ impl TenantState {
             };
             person.refusals = 0;
             person.quarantined_until = None;
-            let presence = match answer.remove(&user) {
-                Some(presence) => {
-                    person.missing = 0;
-                    presence
+            let presence = if let Some(presence) = answer.remove(&user) {
+                person.missing = 0;
+                presence
+            } else {
+                person.missing += 1;
+                if person.missing < MISSING_BEFORE_UNKNOWN {
+                    continue;
                 }
-                None => {
-                    person.missing += 1;
-                    if person.missing < MISSING_BEFORE_UNKNOWN {
-                        continue;
-                    }
-                    Presence::UNKNOWN
-                }
+                Presence::UNKNOWN
             };
             person.unknown = if presence.is_unknown() {
                 person.unknown.saturating_add(1)

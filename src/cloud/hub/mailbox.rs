@@ -238,6 +238,11 @@ impl Mailbox {
         self.ready.notify_one();
     }
 
+    /// Whether the stream is to end.
+    pub fn has_ended(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
     /// How long something has been waiting that nobody took.
     pub fn stalled_for(&self) -> Option<Duration> {
         let inner = self.lock();

@@ -1,0 +1,346 @@
+//! The health of a tenant's connection: outcomes in, state and waiting time out.
+//!
+//! Pure. The states and when they are entered: `entra-oauth.md` §10. A broken credential of ours never becomes a state that asks
+//! the customer to do something.
+
+use std::time::Duration;
+
+use crate::backoff::{Backoff, throttle_wait};
+use crate::microsoft::Recovery;
+use crate::model::{Cause, Health, HealthState, Timestamp};
+
+/// Patience of the state machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A refusal that asks for re-authorization counts when it is repeated after this time.
+    pub confirm_after: Duration,
+    /// How often a refused connection is tried again during the first day.
+    pub probe_every: Duration,
+    /// How long to wait after a failure of ours.
+    pub our_fault: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            confirm_after: Duration::from_mins(1),
+            probe_every: Duration::from_hours(1),
+            our_fault: Duration::from_mins(5),
+        }
+    }
+}
+
+/// The connection is tried at [`Patience::probe_every`] for so long, afterwards once in this time.
+const A_DAY: Duration = Duration::from_hours(24);
+
+/// Failures in a row after which the suites are told.
+const FAILURES_BEFORE_DEGRADED: u32 = 2;
+
+/// Follows the outcomes of one tenant's calls.
+#[derive(Debug)]
+pub struct HealthMachine {
+    health: Health,
+    patience: Patience,
+    failures: u32,
+    throttled: u32,
+    /// When re-authorization was first asked for, since the last success.
+    refused_since: Option<Timestamp>,
+    backoff: Backoff,
+    rng: fastrand::Rng,
+}
+
+impl HealthMachine {
+    /// Nothing tried yet.
+    pub fn new(patience: Patience, seed: u64, now: Timestamp) -> Self {
+        Self {
+            health: Health {
+                state: HealthState::Pending,
+                cause: None,
+                since: now,
+            },
+            patience,
+            failures: 0,
+            throttled: 0,
+            refused_since: None,
+            backoff: Backoff::for_calls(seed),
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// The health now.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Presence was read.
+    pub fn succeeded(&mut self, now: Timestamp) {
+        self.failures = 0;
+        self.throttled = 0;
+        self.refused_since = None;
+        self.backoff.reset();
+        self.enter(HealthState::Connected, None, now);
+    }
+
+    /// The operator paused the tenant.
+    pub fn suspended(&mut self, now: Timestamp) {
+        let cause = Cause {
+            text: "The operator of this service has paused the connection.".into(),
+            remedy: "Ask the operator.".into(),
+            code: String::new(),
+        };
+        self.enter(HealthState::Suspended, Some(cause), now);
+    }
+
+    /// The operator has let the tenant go on, or something was changed and it is worth trying at once.
+    pub fn start_over(&mut self, now: Timestamp) {
+        self.failures = 0;
+        self.refused_since = None;
+        self.backoff.reset();
+        if self.health.state == HealthState::Suspended {
+            self.enter(HealthState::Pending, None, now);
+        }
+    }
+
+    /// A call failed. Returns how long to leave the tenant alone; zero means until the next sweep is due.
+    pub fn failed(&mut self, recovery: &Recovery, now: Timestamp) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        match recovery {
+            Recovery::Retry { after } => {
+                self.transient(microsoft_does_not_answer(), now);
+                after
+                    .unwrap_or_default()
+                    .min(Duration::from_hours(1))
+                    .max(self.backoff.next_wait())
+            }
+            Recovery::FreshToken { .. } => {
+                self.transient(token_not_accepted(), now);
+                self.backoff.next_wait()
+            }
+            Recovery::Split => {
+                self.transient(microsoft_refuses(), now);
+                self.backoff.next_wait()
+            }
+            Recovery::Throttled { after } => {
+                self.throttled = self.throttled.saturating_add(1);
+                let wait = throttle_wait(*after, self.throttled, &mut self.rng);
+                // Asked to slow down we keep the values we have; the suites are told, because they get older.
+                if !self.needs_somebody() {
+                    self.enter(HealthState::Degraded, Some(throttled(wait)), now);
+                }
+                wait
+            }
+            Recovery::OurFault { cause, .. } => {
+                if !self.needs_somebody() {
+                    self.enter(HealthState::Degraded, Some(cause.clone()), now);
+                }
+                self.patience.our_fault
+            }
+            Recovery::Reauthorize(cause) => {
+                let first = *self.refused_since.get_or_insert(now);
+                if first.until(now) < self.patience.confirm_after {
+                    if !self.needs_somebody() {
+                        self.enter(HealthState::Degraded, Some(cause.clone()), now);
+                    }
+                    return self.patience.confirm_after.saturating_sub(first.until(now));
+                }
+                self.enter(HealthState::NeedsReauthorization, Some(cause.clone()), now);
+                self.probe(now)
+            }
+            Recovery::AskAdministrator(cause) => {
+                self.refused_since.get_or_insert(now);
+                self.enter(HealthState::NeedsAdministrator, Some(cause.clone()), now);
+                self.probe(now)
+            }
+        }
+    }
+
+    fn probe(&self, now: Timestamp) -> Duration {
+        if self.health.since.until(now) < A_DAY {
+            self.patience.probe_every
+        } else {
+            A_DAY
+        }
+    }
+
+    fn transient(&mut self, cause: Cause, now: Timestamp) {
+        if self.failures >= FAILURES_BEFORE_DEGRADED && !self.needs_somebody() {
+            self.enter(HealthState::Degraded, Some(cause), now);
+        }
+    }
+
+    /// A state that somebody has to end is not overwritten by a passing failure.
+    fn needs_somebody(&self) -> bool {
+        matches!(
+            self.health.state,
+            HealthState::NeedsReauthorization
+                | HealthState::NeedsAdministrator
+                | HealthState::Suspended
+                | HealthState::Gone
+        )
+    }
+
+    fn enter(&mut self, state: HealthState, cause: Option<Cause>, now: Timestamp) {
+        if self.health.state != state {
+            self.health = Health {
+                state,
+                cause,
+                since: now,
+            };
+        } else if self.health.cause != cause {
+            self.health.cause = cause;
+        }
+    }
+}
+
+fn cause(text: &str, remedy: &str) -> Cause {
+    Cause {
+        text: text.into(),
+        remedy: remedy.into(),
+        code: String::new(),
+    }
+}
+
+const WE_KEEP_TRYING: &str = "Nothing to do: we keep trying.";
+
+fn microsoft_does_not_answer() -> Cause {
+    cause("Microsoft does not answer as it should.", WE_KEEP_TRYING)
+}
+
+fn microsoft_refuses() -> Cause {
+    cause(
+        "Microsoft refuses all our questions without saying why.",
+        WE_KEEP_TRYING,
+    )
+}
+
+fn token_not_accepted() -> Cause {
+    cause(
+        "Microsoft does not accept the access it has just given us.",
+        WE_KEEP_TRYING,
+    )
+}
+
+fn throttled(wait: Duration) -> Cause {
+    let secs = wait.as_secs().max(1);
+    cause(
+        &format!("Microsoft asked us to slow down for {secs} seconds."),
+        WE_KEEP_TRYING,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn machine() -> HealthMachine {
+        HealthMachine::new(Patience::default(), 1, at(0))
+    }
+
+    const DOWN: Recovery = Recovery::Retry { after: None };
+
+    #[test]
+    fn one_failure_is_not_told_two_are_and_success_ends_it() {
+        let mut m = machine();
+        m.succeeded(at(1));
+        m.failed(&DOWN, at(2));
+        assert_eq!(m.health().state, HealthState::Connected);
+        m.failed(&DOWN, at(3));
+        assert_eq!(
+            (m.health().state, m.health().since),
+            (HealthState::Degraded, at(3))
+        );
+        m.failed(&DOWN, at(4));
+        assert_eq!(m.health().since, at(3), "since when it began");
+        m.succeeded(at(9));
+        assert_eq!(
+            *m.health(),
+            Health {
+                state: HealthState::Connected,
+                cause: None,
+                since: at(9)
+            }
+        );
+    }
+
+    #[test]
+    fn throttling_is_told_and_obeyed() {
+        let mut m = machine();
+        m.succeeded(at(1));
+        let wait = m.failed(
+            &Recovery::Throttled {
+                after: Some(Duration::from_secs(41)),
+            },
+            at(2),
+        );
+        assert!(wait >= Duration::from_secs(41));
+        assert_eq!(m.health().state, HealthState::Degraded);
+        let told_nothing = Recovery::Throttled { after: None };
+        assert!(
+            m.failed(&told_nothing, at(50))
+                > m.failed(
+                    &Recovery::Throttled {
+                        after: Some(Duration::from_secs(1))
+                    },
+                    at(51)
+                )
+        );
+    }
+
+    #[test]
+    fn re_authorization_is_asked_for_when_the_refusal_is_repeated() {
+        let mut m = machine();
+        m.succeeded(at(0));
+        let refused = Recovery::Reauthorize(cause("The password changed.", "Connect again."));
+        assert_eq!(m.failed(&refused, at(10)), Duration::from_mins(1));
+        assert_eq!(m.health().state, HealthState::Degraded);
+        assert_eq!(m.failed(&refused, at(70)), Duration::from_hours(1));
+        assert_eq!(m.health().state, HealthState::NeedsReauthorization);
+        m.failed(&DOWN, at(3700));
+        m.failed(&DOWN, at(3800));
+        assert_eq!(
+            m.health().state,
+            HealthState::NeedsReauthorization,
+            "a passing failure does not hide it"
+        );
+        assert_eq!(m.failed(&refused, at(70 + 24 * 3600)), A_DAY);
+        m.succeeded(at(99_999));
+        assert_eq!(m.health().state, HealthState::Connected);
+    }
+
+    #[test]
+    fn our_own_fault_never_asks_the_customer_for_anything() {
+        let mut m = machine();
+        let ours = Recovery::OurFault {
+            cause: cause("Our secret has expired.", ""),
+            for_all: true,
+        };
+        for second in 0..100 {
+            assert!(m.failed(&ours, at(second * 600)) >= Duration::from_mins(5));
+            assert_eq!(m.health().state, HealthState::Degraded);
+        }
+    }
+
+    #[test]
+    fn an_administrator_is_asked_for_at_once_and_the_operator_can_have_it_tried_again() {
+        let mut m = machine();
+        m.succeeded(at(0));
+        let denied = Recovery::AskAdministrator(cause("Consent was withdrawn.", "Grant it again."));
+        assert_eq!(m.failed(&denied, at(1)), Duration::from_hours(1));
+        assert_eq!(m.health().state, HealthState::NeedsAdministrator);
+        m.start_over(at(2));
+        assert_eq!(
+            m.health().state,
+            HealthState::NeedsAdministrator,
+            "not well until it has worked"
+        );
+        m.succeeded(at(3));
+        assert_eq!(m.health().state, HealthState::Connected);
+        m.suspended(at(4));
+        m.start_over(at(5));
+        assert_eq!(m.health().state, HealthState::Pending);
+    }
+}

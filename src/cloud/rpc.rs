@@ -1,0 +1,262 @@
+//! The gRPC services: check the caller, check the input, subscribe, translate, end in an orderly way.
+
+pub mod auth;
+mod enrollment;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use enrollment::code_hash;
+
+use auth::{Authenticator, SuiteIdentity};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use moka::sync::Cache;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::hub::mailbox::Parcel;
+use super::listener::Peer;
+use super::poller::Tenant;
+use super::store::Store;
+use super::tenants::Tenants;
+use crate::clock::Clock;
+use crate::model::SuiteId;
+use crate::supervise::Supervisor;
+use crate::wire::{self, v1};
+
+/// Open streams of one suite.
+const MAX_STREAMS: usize = 4;
+
+/// `GetPresence` answers at the latest after this time.
+const ONE_SHOT: Duration = Duration::from_secs(10);
+
+/// How streams behave.
+#[derive(Debug, Clone)]
+pub struct StreamSettings {
+    /// A heartbeat comes at least this often.
+    pub heartbeat: Duration,
+    /// A stream ends after this time, a quarter more or less.
+    pub maximum_age: Duration,
+    /// Suites come back within this time when the server stops.
+    pub reconnect_spread: Duration,
+    /// A suite that reads nothing for this long, although something waits, loses its stream.
+    pub stalled: Duration,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            maximum_age: Duration::from_hours(4),
+            reconnect_spread: Duration::from_secs(10),
+            stalled: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the services need.
+pub struct Api {
+    tenants: Arc<Tenants>,
+    auth: Arc<Authenticator>,
+    store: Store,
+    clock: Clock,
+    supervisor: Supervisor,
+    settings: StreamSettings,
+    /// Opened streams and one-shot reads of each suite: one per second, ten at once.
+    calls: Cache<SuiteId, Arc<DefaultDirectRateLimiter>>,
+    enrol_failures: auth::Failures,
+}
+
+impl Api {
+    /// For these tenants.
+    pub fn new(
+        tenants: Arc<Tenants>,
+        auth: Arc<Authenticator>,
+        store: Store,
+        clock: Clock,
+        supervisor: Supervisor,
+        settings: StreamSettings,
+    ) -> Arc<Self> {
+        let calls = Cache::builder()
+            .max_capacity(50_000)
+            .time_to_idle(Duration::from_mins(1))
+            .build();
+        Arc::new(Self {
+            tenants,
+            auth,
+            store,
+            clock,
+            supervisor,
+            settings,
+            calls,
+            enrol_failures: auth::Failures::default(),
+        })
+    }
+
+    /// The services, with health and, if wanted, reflection, to be mounted on a listener.
+    pub async fn routes(self: &Arc<Self>, reflection: bool) -> axum::Router {
+        let presence =
+            v1::presence_service_server::PresenceServiceServer::from_arc(Arc::clone(self))
+                .max_decoding_message_size(wire::MAX_MESSAGE_UP)
+                .max_encoding_message_size(wire::MAX_MESSAGE_DOWN);
+        let enrollment =
+            v1::enrollment_service_server::EnrollmentServiceServer::from_arc(Arc::clone(self))
+                .max_decoding_message_size(16 << 10);
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter
+            .set_serving::<v1::presence_service_server::PresenceServiceServer<Self>>()
+            .await;
+        reporter
+            .set_serving::<v1::enrollment_service_server::EnrollmentServiceServer<Self>>()
+            .await;
+        let stopping = self.supervisor.stopping();
+        self.supervisor.run("health service", async move {
+            stopping.cancelled().await;
+            reporter
+                .set_not_serving::<v1::presence_service_server::PresenceServiceServer<Self>>()
+                .await;
+            reporter
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
+        });
+        let mut routes = Routes::builder();
+        routes
+            .add_service(health)
+            .add_service(presence)
+            .add_service(enrollment);
+        if reflection {
+            let service = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(wire::DESCRIPTOR)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .build_v1()
+                .expect("our own descriptors are well-formed");
+            routes.add_service(service);
+        }
+        routes.routes().into_axum_router()
+    }
+
+    /// Who calls, and the tenant that is served.
+    async fn enter<T>(&self, request: &Request<T>) -> Result<(SuiteIdentity, Arc<Tenant>), Status> {
+        let peer = request.extensions().get::<Peer>().copied();
+        let identity = self.auth.identify(request.metadata(), peer).await?;
+        let limiter = self.calls.get_with(identity.suite, || {
+            let quota = Quota::per_second(std::num::NonZeroU32::MIN)
+                .allow_burst(std::num::NonZeroU32::new(10).unwrap_or(std::num::NonZeroU32::MIN));
+            Arc::new(RateLimiter::direct(quota))
+        });
+        if limiter.check().is_err() {
+            return Err(Status::resource_exhausted(
+                "too many calls of this suite; at most one a second in the long run",
+            ));
+        }
+        let tenant = self.tenants.get(identity.tenant).await.map_err(|e| {
+            tracing::error!(error = %super::tokens::chain(&e), "a tenant could not be read");
+            Status::unavailable("the service cannot read its store just now; try again")
+        })?;
+        // The key was valid a moment ago: the tenant has been off-boarded since.
+        let tenant =
+            tenant.ok_or_else(|| Status::not_found("the organisation was disconnected"))?;
+        Ok((identity, tenant))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::presence_service_server::PresenceService for Api {
+    type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<v1::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (identity, tenant) = self.enter(&request).await?;
+        if tenant.with_hub(|hub, _, _| hub.streams_of(identity.suite)) >= MAX_STREAMS {
+            return Err(Status::resource_exhausted(
+                "this suite has four streams open already; close one first",
+            ));
+        }
+        if self.supervisor.stopping().is_cancelled() {
+            return Err(Status::unavailable("the server is stopping; try again"));
+        }
+        let peer = request.extensions().get::<Peer>().copied();
+        let (tx, rx) = mpsc::channel(1);
+        let conversation = stream::Conversation {
+            identity,
+            peer,
+            tenant,
+            auth: Arc::clone(&self.auth),
+            clock: self.clock.clone(),
+            settings: self.settings.clone(),
+            up: request.into_inner(),
+            down: tx,
+        };
+        self.supervisor.run_once("suite stream", conversation.run());
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn get_presence(
+        &self,
+        request: Request<v1::GetPresenceRequest>,
+    ) -> Result<Response<v1::GetPresenceResponse>, Status> {
+        let (identity, tenant) = self.enter(&request).await?;
+        let names = request.into_inner().upns;
+        stream::check_names(&names)?;
+        if names.is_empty() {
+            return Err(Status::invalid_argument("name at least one person in upns"));
+        }
+        let max = tenant.row().max_watched as usize;
+        let stream = stream::OpenStream::open(&tenant, identity.suite, max, &names, None);
+        let mut answer = v1::GetPresenceResponse::default();
+        let _ = tokio::time::timeout(ONE_SHOT, async {
+            let mut complete = false;
+            while !complete {
+                while let Some(parcel) = stream.mailbox().take() {
+                    complete |= collect(parcel, &mut answer);
+                }
+                if !complete {
+                    stream.mailbox().ready().await;
+                }
+            }
+        })
+        .await;
+        answer
+            .coverage
+            .retain(|person| person.state != v1::CoverageState::Monitored as i32);
+        Ok(Response::new(answer))
+    }
+}
+
+/// Adds a parcel to a one-shot answer. True when the answer is complete.
+fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> bool {
+    match parcel {
+        Parcel::Values {
+            values,
+            snapshot_complete,
+            ..
+        } => {
+            for delivery in &values {
+                let presence = stream::presence(delivery);
+                answer.presences.retain(|known| known.upn != presence.upn);
+                answer.presences.push(presence);
+            }
+            snapshot_complete
+        }
+        Parcel::Coverage(people) => {
+            for (asked, state, since) in people {
+                answer.coverage.retain(|known| known.upn != *asked);
+                answer
+                    .coverage
+                    .push(wire::person_coverage(&asked, state, since));
+            }
+            false
+        }
+        Parcel::Status(health, cadence) => {
+            answer.tenant_status = Some(wire::health(&health, cadence));
+            false
+        }
+        Parcel::Freshness(..) => false,
+        Parcel::End(..) => true,
+    }
+}

@@ -1,0 +1,390 @@
+//! One stream: what the suite says is applied, what waits in its mailbox is sent.
+//!
+//! One task drives both directions. At most one message is ahead of the reader, so that a slow one costs no more than its mailbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::{Quota, RateLimiter};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use super::StreamSettings;
+use super::auth::{Authenticator, SuiteIdentity};
+use crate::clock::Clock;
+use crate::cloud::directory::StreamId;
+use crate::cloud::hub::Opened;
+use crate::cloud::hub::mailbox::{Delivery, End, EndReason, Freshness, Mailbox, Parcel};
+use crate::cloud::listener::Peer;
+use crate::cloud::poller::Tenant;
+use crate::model::{Position, SuiteId};
+use crate::wire::{self, v1};
+
+/// The first message must come within this time.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// A stream outlives its credential by this much.
+const CREDENTIAL_GRACE: Duration = Duration::from_secs(20);
+
+/// The last words are waited for this long.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Messages up: 50 a second, 200 at once. `security-and-faults.md` §4.
+const MESSAGES_PER_SECOND: u32 = 50;
+const MESSAGES_AT_ONCE: u32 = 200;
+
+/// Longest version text of a client.
+const MAX_VERSION_BYTES: usize = 100;
+
+/// A stream that is closed when this is dropped.
+pub(super) struct OpenStream {
+    tenant: Arc<Tenant>,
+    opened: Opened,
+}
+
+impl OpenStream {
+    pub(super) fn open(
+        tenant: &Arc<Tenant>,
+        suite: SuiteId,
+        max_watched: usize,
+        names: &[String],
+        resume: Option<Position>,
+    ) -> Self {
+        let opened = tenant
+            .with_hub(|hub, known, now| hub.open(suite, max_watched, names, resume, known, now));
+        Self {
+            tenant: Arc::clone(tenant),
+            opened,
+        }
+    }
+
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        &self.opened.mailbox
+    }
+
+    fn id(&self) -> StreamId {
+        self.opened.id
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let id = self.id();
+        self.tenant.with_hub(|hub, _, now| hub.close(id, now));
+    }
+}
+
+/// Names must be few and short enough; whether they are UPNs is answered in coverage.
+pub(super) fn check_names(names: &[String]) -> Result<(), Status> {
+    if names.len() > wire::MAX_UPNS_PER_MESSAGE {
+        return Err(Status::invalid_argument(format!(
+            "{} names in one message; at most {} are allowed: send the rest in further messages",
+            names.len(),
+            wire::MAX_UPNS_PER_MESSAGE
+        )));
+    }
+    Ok(())
+}
+
+pub(super) struct Conversation {
+    pub identity: SuiteIdentity,
+    pub peer: Option<Peer>,
+    pub tenant: Arc<Tenant>,
+    pub auth: Arc<Authenticator>,
+    pub clock: Clock,
+    pub settings: StreamSettings,
+    pub up: Streaming<v1::WatchRequest>,
+    pub down: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+}
+
+impl Conversation {
+    /// Until either side ends it.
+    pub(super) async fn run(mut self) {
+        let outcome = self.converse().await;
+        if let Err(status) = outcome {
+            tracing::info!(
+                suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, code = ?status.code(), "a stream ended"
+            );
+            let _ = tokio::time::timeout(LAST_WORDS, self.down.send(Err(status))).await;
+        }
+    }
+
+    async fn converse(&mut self) -> Result<(), Status> {
+        let open = self.first_message().await?;
+        let max = self.tenant.row().max_watched;
+        let resume = open.resume.map(Position::from);
+        let stream = OpenStream::open(
+            &self.tenant,
+            self.identity.suite,
+            max as usize,
+            &open.watch,
+            resume,
+        );
+        tracing::info!(
+            suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, stream.resumed = stream.opened.resumed,
+            client = %open.agent_version.escape_default(), "a suite opened a stream"
+        );
+        self.send(v1::watch_response::Response::Opened(v1::Opened {
+            protocol_version: wire::PROTOCOL_VERSION,
+            position: Some(wire::position(stream.opened.position)),
+            resumed: stream.opened.resumed,
+            heartbeat_interval: Some(wire::duration(self.settings.heartbeat)),
+            max_watched: max,
+        }))
+        .await?;
+        let quota = Quota::per_second(MESSAGES_PER_SECOND.try_into().expect("not zero"))
+            .allow_burst(MESSAGES_AT_ONCE.try_into().expect("not zero"));
+        let limiter = RateLimiter::direct(quota);
+        let age = self
+            .settings
+            .maximum_age
+            .mul_f64(0.75 + fastrand::f64() / 2.0);
+        let grows_old = tokio::time::sleep(age);
+        tokio::pin!(grows_old);
+        let mut up_is_open = true;
+        let mut next_heartbeat = Instant::now() + self.settings.heartbeat;
+        let mut parcel = None;
+        loop {
+            if parcel.is_none() {
+                parcel = stream.mailbox().take();
+            }
+            if parcel.is_none() && Instant::now() >= next_heartbeat {
+                parcel = stream
+                    .mailbox()
+                    .freshness()
+                    .map(|(f, p)| Parcel::Freshness(f, p));
+                next_heartbeat = Instant::now() + self.settings.heartbeat;
+            }
+            if matches!(parcel, Some(Parcel::End(..))) {
+                let Some(Parcel::End(end, position)) = parcel else {
+                    unreachable!("just looked")
+                };
+                return self.farewell(end, position).await;
+            }
+            let expires = self
+                .clock
+                .now()
+                .until(self.identity.expires_at.plus(CREDENTIAL_GRACE));
+            let down = self.down.clone();
+            tokio::select! {
+                message = self.up.message(), if up_is_open => match message? {
+                    None => up_is_open = false,
+                    Some(message) => {
+                        self.apply(&stream, message).await?;
+                        // Who says too much is listened to more slowly.
+                        while let Err(not_until) = limiter.check() {
+                            let clock = governor::clock::DefaultClock::default();
+                            tokio::time::sleep(not_until.wait_time_from(governor::clock::Clock::now(&clock))).await;
+                        }
+                    }
+                },
+                permit = down.reserve(), if parcel.is_some() => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(parcel) = parcel.take() {
+                        if matches!(parcel, Parcel::Freshness(..)) {
+                            next_heartbeat = Instant::now() + self.settings.heartbeat;
+                        }
+                        permit.send(Ok(v1::WatchResponse { response: Some(self.translate(parcel)) }));
+                    }
+                }
+                () = stream.mailbox().ready() => {
+                    // Only the end may overtake a message that the suite does not take.
+                    if stream.mailbox().has_ended() {
+                        parcel = None;
+                    }
+                }
+                () = tokio::time::sleep_until(next_heartbeat), if parcel.is_none() => {}
+                () = &mut grows_old => {
+                    stream.mailbox().end(End { reason: EndReason::MaximumAge, reconnect_after: Some(Duration::ZERO) });
+                }
+                () = tokio::time::sleep(expires) => {
+                    stream.mailbox().end(End { reason: EndReason::CredentialExpired, reconnect_after: Some(Duration::ZERO) });
+                    parcel = None;
+                }
+                () = down.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn first_message(&mut self) -> Result<v1::Open, Status> {
+        let first = tokio::time::timeout(FIRST_MESSAGE, self.up.message())
+            .await
+            .map_err(|_| {
+                Status::deadline_exceeded("the first message must come within ten seconds")
+            })??;
+        let Some(v1::WatchRequest {
+            request: Some(v1::watch_request::Request::Open(open)),
+        }) = first
+        else {
+            return Err(Status::invalid_argument("the first message must be open"));
+        };
+        if open.protocol_version == 0 {
+            return Err(Status::invalid_argument(
+                "open.protocol_version is missing; this server speaks version 1",
+            ));
+        }
+        if open.agent_version.len() > MAX_VERSION_BYTES {
+            return Err(Status::invalid_argument(
+                "open.agent_version is longer than 100 bytes",
+            ));
+        }
+        check_names(&open.watch)?;
+        Ok(open)
+    }
+
+    async fn apply(
+        &mut self,
+        stream: &OpenStream,
+        message: v1::WatchRequest,
+    ) -> Result<(), Status> {
+        use v1::watch_request::Request;
+        let id = stream.id();
+        match message.request {
+            Some(Request::Open(_)) => Err(Status::invalid_argument(
+                "open may only be the first message of a stream",
+            )),
+            Some(Request::Add(list)) => {
+                check_names(&list.upns)?;
+                self.tenant
+                    .with_hub(|hub, known, now| hub.add(id, &list.upns, known, now));
+                Ok(())
+            }
+            Some(Request::Remove(list)) => {
+                check_names(&list.upns)?;
+                self.tenant
+                    .with_hub(|hub, known, now| hub.remove(id, &list.upns, known, now));
+                Ok(())
+            }
+            Some(Request::Replace(list)) => {
+                check_names(&list.upns)?;
+                self.tenant
+                    .with_hub(|hub, known, now| hub.replace(id, &list.upns, known, now));
+                Ok(())
+            }
+            Some(Request::RenewCredential(renewal)) => {
+                let identity = self.auth.identify_token(&renewal.token, self.peer).await?;
+                if (identity.suite, identity.tenant) != (self.identity.suite, self.identity.tenant)
+                {
+                    return Err(Status::unauthenticated(
+                        "the fresh credential is another suite's",
+                    ));
+                }
+                self.identity = identity;
+                Ok(())
+            }
+            // A message of a later version of the contract: not understood, not harmful.
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&self, response: v1::watch_response::Response) -> Result<(), Status> {
+        let message = v1::WatchResponse {
+            response: Some(response),
+        };
+        self.down
+            .send(Ok(message))
+            .await
+            .map_err(|_| Status::cancelled("the suite has gone"))
+    }
+
+    async fn farewell(&self, end: End, position: Position) -> Result<(), Status> {
+        let (reason, status) = match end.reason {
+            EndReason::ShuttingDown => (
+                v1::GoAwayReason::ShuttingDown,
+                Status::unavailable("the server stops; come back"),
+            ),
+            EndReason::Revoked => (
+                v1::GoAwayReason::Revoked,
+                Status::permission_denied("this suite was revoked; enrol it again"),
+            ),
+            EndReason::CredentialExpired => (
+                v1::GoAwayReason::CredentialExpired,
+                Status::unauthenticated("the credential has expired; come back with a fresh one"),
+            ),
+            EndReason::TooSlow => (
+                v1::GoAwayReason::TooSlow,
+                Status::resource_exhausted("nothing was read for too long; come back"),
+            ),
+            EndReason::MaximumAge => (
+                v1::GoAwayReason::MaximumAge,
+                Status::unavailable("the stream has lived its life; come back"),
+            ),
+            EndReason::TenantGone => (
+                v1::GoAwayReason::TenantGone,
+                Status::not_found("the organisation was disconnected"),
+            ),
+        };
+        let message = v1::watch_response::Response::GoAway(v1::GoAway {
+            reason: reason as i32,
+            detail: status.message().to_owned(),
+            reconnect: end.reconnect_after.is_some(),
+            reconnect_after: end.reconnect_after.map(wire::duration),
+            position: Some(wire::position(position)),
+        });
+        match tokio::time::timeout(LAST_WORDS, self.send(message)).await {
+            Ok(Ok(())) => Err(status),
+            // Nobody reads: the stream is simply dropped.
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    fn translate(&self, parcel: Parcel) -> v1::watch_response::Response {
+        use v1::watch_response::Response;
+        match parcel {
+            Parcel::Values {
+                snapshot,
+                values,
+                snapshot_complete,
+                position,
+            } => {
+                let kind = if snapshot {
+                    v1::PresencesKind::Snapshot
+                } else {
+                    v1::PresencesKind::Change
+                };
+                Response::Presences(v1::Presences {
+                    kind: kind as i32,
+                    presences: values.iter().map(presence).collect(),
+                    snapshot_complete,
+                    position: Some(wire::position(position)),
+                })
+            }
+            Parcel::Coverage(people) => Response::Coverage(v1::Coverage {
+                people: people
+                    .into_iter()
+                    .map(|(asked, state, since)| wire::person_coverage(&asked, state, since))
+                    .collect(),
+            }),
+            Parcel::Status(health, cadence) => {
+                Response::TenantStatus(wire::health(&health, cadence))
+            }
+            Parcel::Freshness(Freshness { as_of, exceptions }, position) => {
+                Response::Heartbeat(v1::Heartbeat {
+                    confirmed_as_of: as_of.map(wire::timestamp),
+                    exceptions: exceptions
+                        .into_iter()
+                        .map(|(upn, at)| v1::ConfirmedException {
+                            upn: upn.to_string(),
+                            confirmed_at: Some(wire::timestamp(at)),
+                        })
+                        .collect(),
+                    position: Some(wire::position(position)),
+                    sent_at: Some(wire::timestamp(self.clock.now())),
+                })
+            }
+            Parcel::End(..) => unreachable!("handled before"),
+        }
+    }
+}
+
+pub(super) fn presence(delivery: &Delivery) -> v1::Presence {
+    let value = &delivery.value;
+    wire::presence(
+        &delivery.asked,
+        &value.presence,
+        value.sequence,
+        delivery.confirmed_at,
+        value.changed_at,
+    )
+}

@@ -1,0 +1,169 @@
+//! The tenants that are being served, and what the operator changes while they are.
+//!
+//! A tenant is served from the moment a suite of it calls. Changes made by the operator with the command line reach a running
+//! server through a revision number in the store.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::hub::mailbox::{End, EndReason};
+use super::poller::{Shared, Tenant};
+use super::store::{Store, StoreError, TenantStatus};
+use crate::clock::Clock;
+use crate::model::{SuiteId, TenantId};
+use crate::supervise::Supervisor;
+
+/// How often the store is asked whether the operator has changed something. A revoked suite loses its streams within this time.
+const LOOK_FOR_CHANGES: Duration = Duration::from_secs(1);
+
+/// The tenants that are being served.
+pub struct Tenants {
+    store: Store,
+    shared: Arc<Shared>,
+    clock: Clock,
+    supervisor: Supervisor,
+    seed: u64,
+    served: Mutex<HashMap<TenantId, Arc<Tenant>>>,
+    /// Held while a tenant is started, so that it is started once.
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl Tenants {
+    /// None yet.
+    pub fn new(
+        store: Store,
+        shared: Arc<Shared>,
+        clock: Clock,
+        supervisor: Supervisor,
+        seed: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            shared,
+            clock,
+            supervisor,
+            seed,
+            served: Mutex::default(),
+            starting: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    fn served(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
+        self.served
+            .lock()
+            .expect("nothing panics while holding the tenants")
+    }
+
+    /// A tenant, being served from now on. `None` when there is no such tenant or it is gone.
+    pub async fn get(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, StoreError> {
+        if let Some(tenant) = self.served().get(&id) {
+            return Ok(Some(Arc::clone(tenant)));
+        }
+        let _one_at_a_time = self.starting.lock().await;
+        if let Some(tenant) = self.served().get(&id) {
+            return Ok(Some(Arc::clone(tenant)));
+        }
+        let Some(row) = self.store.tenant(id).await? else {
+            return Ok(None);
+        };
+        if row.status == TenantStatus::Gone {
+            return Ok(None);
+        }
+        let epoch = self.store.next_epoch(id, self.clock.now()).await?;
+        let seed = self.seed ^ id.0.as_u64_pair().1;
+        let tenant = Tenant::start(row, epoch, Arc::clone(&self.shared), &self.supervisor, seed);
+        self.served().insert(id, Arc::clone(&tenant));
+        Ok(Some(tenant))
+    }
+
+    /// All tenants being served.
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        self.served().values().cloned().collect()
+    }
+
+    /// Follows what the operator changes, for ever.
+    pub async fn follow_changes(self: Arc<Self>, on_change: impl Fn() + Send + Sync) {
+        let mut seen = None;
+        loop {
+            match self.store.revision().await {
+                Ok(revision) if seen == Some(revision) => {}
+                Ok(revision) => match self.take_over_changes(&on_change).await {
+                    Ok(()) => seen = Some(revision),
+                    Err(e) => {
+                        tracing::error!(error = %super::tokens::chain(&e), "changes by the operator not read");
+                    }
+                },
+                Err(e) => {
+                    tracing::error!(error = %super::tokens::chain(&e), "changes by the operator not seen");
+                }
+            }
+            tokio::time::sleep(LOOK_FOR_CHANGES).await;
+        }
+    }
+
+    async fn take_over_changes(&self, on_change: &impl Fn()) -> Result<(), StoreError> {
+        on_change();
+        for tenant in self.all() {
+            let Some(row) = self.store.tenant(tenant.id()).await? else {
+                continue;
+            };
+            let suites = self.store.suites(Some(tenant.id())).await?;
+            let active: std::collections::HashSet<SuiteId> =
+                suites.iter().filter(|s| s.active).map(|s| s.id).collect();
+            let gone = row.status == TenantStatus::Gone;
+            let reason = if gone {
+                EndReason::TenantGone
+            } else {
+                EndReason::Revoked
+            };
+            tenant.with_hub(|hub, _, _| {
+                hub.end_streams(
+                    |suite| gone || !active.contains(&suite),
+                    || End {
+                        reason,
+                        reconnect_after: None,
+                    },
+                );
+            });
+            tenant.changed(row);
+            if gone {
+                self.served().remove(&tenant.id());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends streams whose suites have stopped reading, for ever.
+    pub async fn end_stalled_streams(self: Arc<Self>, limit: Duration) {
+        let end = End {
+            reason: EndReason::TooSlow,
+            reconnect_after: Some(Duration::ZERO),
+        };
+        loop {
+            tokio::time::sleep(limit / 4).await;
+            for tenant in self.all() {
+                let ended = tenant.with_hub(|hub, _, _| hub.end_stalled(limit, end));
+                if ended > 0 {
+                    tracing::warn!(tenant.id = %tenant.id(), streams = ended, "ended because nothing was read");
+                }
+            }
+        }
+    }
+
+    /// Tells all streams to come back within `spread`, each at a time of its own.
+    pub fn send_everybody_away(&self, spread: Duration) {
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        for tenant in self.all() {
+            tenant.with_hub(|hub, _, _| {
+                hub.end_streams(
+                    |_| true,
+                    || End {
+                        reason: EndReason::ShuttingDown,
+                        reconnect_after: Some(spread.mul_f64(rng.f64())),
+                    },
+                );
+            });
+        }
+    }
+}

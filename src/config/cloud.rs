@@ -1,0 +1,361 @@
+//! Configuration of presence-cloud. Every key, its meaning, unit and default: `deploy/cloud.example.toml`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+use uuid::Uuid;
+
+use super::load::{ConfigError, Loader};
+use crate::cloud::directory::LookupPace;
+use crate::cloud::health::Patience;
+use crate::cloud::poller::PollSettings;
+use crate::cloud::poller::budget::Limit;
+use crate::cloud::rpc::StreamSettings;
+use crate::microsoft::MAX_IDS;
+use crate::telemetry::LogFormat;
+
+/// Variables that override the file begin with this.
+pub const ENV_PREFIX: &str = "PRESENCE_CLOUD";
+
+/// How this application proves itself to Entra. The secrets stay in their files until they are needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialFiles {
+    /// A client secret.
+    Secret(PathBuf),
+    /// A certificate and its private key, both PEM. Preferred.
+    Certificate {
+        /// The certificate.
+        certificate: PathBuf,
+        /// Its private key.
+        private_key: PathBuf,
+    },
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Private key, PEM.
+    pub private_key: PathBuf,
+}
+
+/// Configuration of presence-cloud.
+#[derive(Debug, Clone)]
+pub struct CloudConfig {
+    /// Root of Entra.
+    pub login_url: Url,
+    /// Root of Graph, without the version.
+    pub graph_url: Url,
+    /// Application (client) id of our app registration.
+    pub client_id: Uuid,
+    /// How we prove to be that application.
+    pub credential: CredentialFiles,
+    /// Certificates to trust besides those of the operating system, PEM.
+    pub extra_roots: Option<PathBuf>,
+    /// The database file.
+    pub database: PathBuf,
+    /// File of the key-encryption key.
+    pub key_file: PathBuf,
+    /// Where suites connect.
+    pub grpc_listen: SocketAddr,
+    /// TLS of that listener.
+    pub grpc_tls: Option<TlsFiles>,
+    /// `aud` of the suites' JWTs.
+    pub audience: String,
+    /// Whether clients may ask for the contract.
+    pub reflection: bool,
+    /// How Microsoft is read.
+    pub poll: PollSettings,
+    /// How streams behave.
+    pub streams: StreamSettings,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_filter: String,
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+impl CloudConfig {
+    /// Reads and checks a file. Every problem is reported, not only the first.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_loader(Loader::read(path, ENV_PREFIX)?)
+    }
+
+    /// Checks what was loaded.
+    pub fn from_loader(mut loader: Loader) -> Result<Self, ConfigError> {
+        const SECOND: Duration = Duration::from_secs(1);
+        const DAY: Duration = Duration::from_hours(24);
+
+        let mut s = loader.section("microsoft");
+        let login_url = s.url_or("login_url", "https://login.microsoftonline.com");
+        let graph_url = s.url_or("graph_url", "https://graph.microsoft.com");
+        let client_id = s.required_uuid("client_id");
+        let secret = s.path("client_secret_file");
+        let certificate = s.path("certificate_file");
+        let private_key = s.path("private_key_file");
+        let extra_roots = s.path("extra_roots_file");
+        for (key, url) in [
+            ("microsoft.login_url", &login_url),
+            ("microsoft.graph_url", &graph_url),
+        ] {
+            if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) {
+                loader.problem(key, "must begin with https:// (plain http:// is only allowed towards this machine itself)");
+            }
+        }
+        let credential = match (secret, certificate, private_key) {
+            (Some(secret), None, None) => CredentialFiles::Secret(secret),
+            (None, Some(certificate), Some(private_key)) => CredentialFiles::Certificate {
+                certificate,
+                private_key,
+            },
+            _ => {
+                loader.problem(
+                    "microsoft",
+                    "needs either client_secret_file, or certificate_file together with private_key_file",
+                );
+                CredentialFiles::Secret(PathBuf::new())
+            }
+        };
+
+        let mut s = loader.section("store");
+        let database = s.required_path("database_file");
+        let key_file = s.required_path("key_file");
+
+        let mut s = loader.section("grpc");
+        let grpc_listen = s.socket_addr_or("listen", SocketAddr::from(([127, 0, 0, 1], 8443)));
+        let certificate = s.path("certificate_file");
+        let private_key = s.path("private_key_file");
+        let behind_proxy = s.bool_or("behind_proxy", false);
+        let audience = s.text_or("audience", "presence-cloud");
+        let reflection = s.bool_or("reflection", true);
+        let grpc_tls = match (certificate, private_key) {
+            (Some(certificate), Some(private_key)) => Some(TlsFiles {
+                certificate,
+                private_key,
+            }),
+            (None, None) => None,
+            _ => {
+                loader.problem("grpc", "certificate_file and private_key_file go together");
+                None
+            }
+        };
+        if grpc_tls.is_none() && !grpc_listen.ip().is_loopback() && !behind_proxy {
+            loader.problem(
+                "grpc.listen",
+                "is open to other machines, so certificate_file and private_key_file are needed, or behind_proxy = true if \
+                 something before it terminates TLS",
+            );
+        }
+
+        let standard = PollSettings::default();
+        let mut s = loader.section("poll");
+        let interval = s.duration_or(
+            "interval",
+            standard.interval,
+            Duration::from_millis(100)..=DAY,
+        );
+        let share = s.float_or("share", 0.6, 0.01..=1.0);
+        let per_tenant = s.int_or(
+            "presence_requests_per_30s",
+            Limit::PRESENCE.published.into(),
+            4..=1_000_000,
+        );
+        let units = s.int_or(
+            "user_units_per_10s",
+            Limit::USERS.published.into(),
+            20..=1_000_000,
+        );
+        let application = s.int_or(
+            "application_requests_per_10s",
+            Limit::APPLICATION.published.into(),
+            20..=10_000_000,
+        );
+        let most = i64::try_from(MAX_IDS).unwrap_or(i64::MAX);
+        let batch = s.int_or("batch", most, 1..=most);
+        let lookup = LookupPace {
+            found: s.duration_or("look_up_again", standard.lookup.found, SECOND..=DAY * 30),
+            not_found: s.duration_or(
+                "look_up_missing_again",
+                standard.lookup.not_found,
+                SECOND..=DAY,
+            ),
+        };
+        let patience = Patience {
+            confirm_after: s.duration_or(
+                "confirm_refusal_after",
+                standard.patience.confirm_after,
+                SECOND..=DAY,
+            ),
+            probe_every: s.duration_or(
+                "probe_refused_every",
+                standard.patience.probe_every,
+                SECOND..=DAY,
+            ),
+            our_fault: s.duration_or(
+                "rest_after_own_fault",
+                standard.patience.our_fault,
+                SECOND..=DAY,
+            ),
+        };
+        let limit = |of: Limit, published: i64| Limit {
+            published: u32::try_from(published).unwrap_or(of.published),
+            share,
+            ..of
+        };
+        let poll = PollSettings {
+            interval,
+            presence: limit(Limit::PRESENCE, per_tenant),
+            users: limit(Limit::USERS, units),
+            application: limit(Limit::APPLICATION, application),
+            batch: usize::try_from(batch).unwrap_or(MAX_IDS),
+            lookup,
+            patience,
+        };
+
+        let standard = StreamSettings::default();
+        let mut s = loader.section("streams");
+        let streams = StreamSettings {
+            heartbeat: s.duration_or(
+                "heartbeat",
+                standard.heartbeat,
+                Duration::from_millis(100)..=DAY,
+            ),
+            maximum_age: s.duration_or("maximum_age", standard.maximum_age, SECOND..=DAY * 30),
+            reconnect_spread: s.duration_or(
+                "reconnect_spread",
+                standard.reconnect_spread,
+                Duration::ZERO..=DAY,
+            ),
+            stalled: s.duration_or("stalled", standard.stalled, SECOND..=DAY),
+        };
+
+        let mut s = loader.section("log");
+        let log_format = s.one_of(
+            "format",
+            &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            LogFormat::Text,
+        );
+        let log_filter = s.text_or("filter", "info");
+
+        loader.finish()?;
+        Ok(Self {
+            login_url,
+            graph_url,
+            client_id,
+            credential,
+            extra_roots,
+            database,
+            key_file,
+            grpc_listen,
+            grpc_tls,
+            audience,
+            reflection,
+            poll,
+            streams,
+            log_format,
+            log_filter,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<CloudConfig, String> {
+        let loader =
+            Loader::from_text("cloud.toml", text, ENV_PREFIX, []).map_err(|e| e.to_string())?;
+        CloudConfig::from_loader(loader).map_err(|e| e.to_string())
+    }
+
+    const LEAST: &str = r#"
+        [microsoft]
+        client_id = "11111111-2222-3333-4444-555555555555"
+        client_secret_file = "secret"
+        [store]
+        database_file = "cloud.db"
+        key_file = "kek"
+    "#;
+
+    #[test]
+    fn little_is_needed_and_the_defaults_are_microsoft_s() {
+        let config = parse(LEAST).unwrap();
+        assert_eq!(
+            config.login_url.as_str(),
+            "https://login.microsoftonline.com/"
+        );
+        assert_eq!(config.poll.interval, Duration::from_secs(5));
+        assert_eq!(config.poll.presence.allowed(), 900);
+        assert_eq!(config.poll.batch, 650);
+    }
+
+    #[test]
+    fn the_example_parses() {
+        let text = include_str!("../../deploy/cloud.example.toml");
+        parse(text).unwrap();
+        // With every commented key switched on it parses as well: the comments tell the truth.
+        let all: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("#:") {
+                Some(key) => format!("{key}\n"),
+                None => format!("{line}\n"),
+            })
+            .collect();
+        assert_ne!(all, text);
+        parse(&all).unwrap();
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let text = r#"
+            [microsoft]
+            client_id = "not an id"
+            graph_url = "http://graph.example.com"
+            [store]
+            database_file = "cloud.db"
+            [grpc]
+            listen = "0.0.0.0:443"
+            certificate_file = "c.pem"
+            [poll]
+            intervall = "5s"
+            share = 7.0
+        "#;
+        let problems = parse(text).unwrap_err();
+        for expected in [
+            "microsoft.client_id",
+            "microsoft.graph_url",
+            "client_secret_file",
+            "store.key_file",
+            "grpc.listen",
+            "go together",
+            "poll.intervall",
+            "poll.share",
+        ] {
+            assert!(
+                problems.contains(expected),
+                "{expected} is missing in:\n{problems}"
+            );
+        }
+    }
+
+    #[test]
+    fn plain_text_is_for_loopback_and_for_proxies() {
+        parse(&format!("{LEAST}\n[grpc]\nlisten = \"0.0.0.0:443\"\n")).unwrap_err();
+        parse(&format!(
+            "{LEAST}\n[grpc]\nlisten = \"0.0.0.0:443\"\nbehind_proxy = true\n"
+        ))
+        .unwrap();
+        parse(&LEAST.replace("[store]", "graph_url = \"http://127.0.0.1:9/\"\n[store]")).unwrap();
+    }
+}
