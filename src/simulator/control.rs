@@ -252,9 +252,10 @@ async fn presence(State(microsoft): State<Microsoft>, body: Bytes) -> Answer {
     if let Some(location) = wanted.work_location.as_deref() {
         changed |= tenant.set_work_location(upn, Some(location));
     }
-    match changed {
-        true => Ok(Json(json!({ "upn": upn, "tenant": tenant.domain() }))),
-        false => Err(bad("nothing to change was given", example)),
+    if changed {
+        Ok(Json(json!({ "upn": upn, "tenant": tenant.domain() })))
+    } else {
+        Err(bad("nothing to change was given", example))
     }
 }
 
@@ -305,13 +306,14 @@ async fn people(
             return Err(bad(format!("there is no action \"{action}\""), valid));
         }
     };
-    match done {
-        true => Ok(Json(json!({ "done": action }))),
-        false => Err(Refused(
+    if done {
+        Ok(Json(json!({ "done": action })))
+    } else {
+        Err(Refused(
             StatusCode::CONFLICT,
             "somebody else has that name".to_owned(),
             Value::Null,
-        )),
+        ))
     }
 }
 

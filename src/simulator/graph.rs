@@ -25,7 +25,6 @@ use super::options::Limit;
 use super::tenant::Cell;
 use super::throttle::{Decision, Service};
 use super::world::{AccessToken, Holder, Microsoft};
-use crate::model::TenantId;
 
 /// Most bytes of a request.
 const MAX_REQUEST: usize = 4 << 20;
@@ -335,16 +334,6 @@ impl Microsoft {
             50..=500 => Limit::new(5_000, 10),
             _ => Limit::new(8_000, 10),
         })
-    }
-
-    /// Units used by an app in a tenant: presence requests in their window.
-    pub(super) fn presence_used(&self, client: Uuid, tenant: TenantId) -> u32 {
-        let now = self.inner.clock.now();
-        let window = self.inner.options.limits.presence.window;
-        self.inner
-            .state()
-            .throttle
-            .used(Service::Presence(client, tenant), window, now)
     }
 }
 

@@ -56,14 +56,6 @@ impl Throttle {
         }
         Decision::Wait(log.room_after(cost, limit, now), share)
     }
-
-    /// Units used in the bucket within `window` before `now`.
-    pub fn used(&mut self, service: Service, window: Duration, now: Timestamp) -> u32 {
-        self.logs.get_mut(&service).map_or(0, |log| {
-            log.forget(now.minus(window));
-            log.used
-        })
-    }
 }
 
 impl Log {

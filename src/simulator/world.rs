@@ -66,7 +66,7 @@ pub struct State {
     pub throttle: Throttle,
     pub counts: RequestCounts,
     pub rng: fastrand::Rng,
-    /// Number of the next access token.
+    /// How many access tokens were handed out.
     pub serial: u64,
     /// Assertions seen, until they expire.
     pub assertions: HashMap<(Uuid, String), Timestamp>,
@@ -96,7 +96,6 @@ pub struct AccessToken {
     pub holder: Holder,
     pub roles: Vec<String>,
     pub expires: Timestamp,
-    pub serial: u64,
 }
 
 #[derive(Debug, Clone)]

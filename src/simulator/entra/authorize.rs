@@ -111,7 +111,7 @@ impl Microsoft {
             .or_else(|| call.field("account"))
             .unwrap_or_default()
             .trim();
-        let (cell, entry) = self.account(call, upn).ok_or_else(|| {
+        let (home, entry) = self.account(call, upn).ok_or_else(|| {
             Refusal::because(
                 50_034,
                 format!("The user account {upn} does not exist in this directory. To sign into this application, the account must be added to the directory."),
@@ -120,15 +120,15 @@ impl Microsoft {
         if !entry.enabled {
             return Err(Refusal::new(50_057));
         }
-        let allowed = cell.consent(client).is_some_and(|consent| {
+        let allowed = home.consent(client).is_some_and(|consent| {
             let mut needed = scopes.iter().filter(|s| s.ends_with(".All"));
             needed.all(|s| consent.delegated_to(entry.id, s))
         });
-        if !allowed && !cell.user_consent.load(Ordering::Relaxed) {
+        if !allowed && !home.user_consent.load(Ordering::Relaxed) {
             return Err(Refusal::new(90_094));
         }
         let now = self.inner.clock.now();
-        cell.extend_consent(client, now, |consent| {
+        home.extend_consent(client, now, |consent| {
             let given = consent.people.entry(entry.id).or_default();
             merge(given, scopes.iter().map(String::as_str));
         });
@@ -138,7 +138,7 @@ impl Microsoft {
             Code {
                 client,
                 authority: call.name.clone(),
-                tenant: cell.id,
+                tenant: home.id,
                 person: entry.id,
                 redirect_uri: back.to_owned(),
                 scopes,
@@ -156,30 +156,30 @@ impl Microsoft {
     }
 
     fn account(&self, call: &Call, upn: &str) -> Option<(Arc<Cell>, Entry)> {
-        let cells = match &call.authority {
-            Authority::One(cell) => vec![Arc::clone(cell)],
+        let homes = match &call.authority {
+            Authority::One(home) => vec![Arc::clone(home)],
             Authority::Any => self.inner.cells(),
         };
-        cells.into_iter().find_map(|cell| {
-            let entry = cell.directory().by_upn(upn).cloned()?;
-            Some((cell, entry))
+        homes.into_iter().find_map(|home| {
+            let entry = home.directory().by_upn(upn).cloned()?;
+            Some((home, entry))
         })
     }
 
     fn sign_in_page(&self, call: &Call, scopes: &[String]) -> String {
-        let cells = match &call.authority {
-            Authority::One(cell) => vec![Arc::clone(cell)],
+        let homes = match &call.authority {
+            Authority::One(home) => vec![Arc::clone(home)],
             Authority::Any => self.inner.cells(),
         };
         let hint = call.field("login_hint").unwrap_or_default();
         let mut form = String::new();
-        for cell in cells {
+        for home in homes {
             let _ = write!(
                 form,
                 "<p><strong>{}</strong></p>",
-                pages::escape(&cell.name)
+                pages::escape(&home.name)
             );
-            for (_, entry) in cell.directory().all().take(OFFERED) {
+            for (_, entry) in home.directory().all().take(OFFERED) {
                 let upn = pages::escape(&entry.upn);
                 let chosen = if entry.upn.eq_ignore_ascii_case(hint) {
                     " checked"
@@ -192,10 +192,7 @@ impl Microsoft {
                 );
             }
         }
-        let wanted: String = scopes
-            .iter()
-            .map(|s| format!("<li>{}</li>", pages::escape(s)))
-            .collect();
+        let wanted = pages::items(scopes.iter().map(String::as_str));
         pages::page(
             "Pick an account",
             &format!(
@@ -222,22 +219,23 @@ impl Microsoft {
             .field("state")
             .map(|s| ("state".to_owned(), s.to_owned()));
         let chosen = match &call.authority {
-            Authority::One(cell) => Some(Arc::clone(cell)),
+            Authority::One(home) => Some(Arc::clone(home)),
             Authority::Any => call.field("tenant").and_then(|t| self.inner.cell_named(t)),
         };
         let answer = |fields: Vec<(String, String)>| {
             Answer::redirect(with_query(&back, fields.into_iter().chain(state.clone())))
         };
         match (call.field("sim_decision"), chosen) {
-            (Some("accept"), Some(cell)) => {
+            (Some("accept"), Some(home)) => {
                 let now = self.inner.clock.now();
-                cell.extend_consent(client, now, |consent| {
+                home.extend_consent(client, now, |consent| {
                     merge(&mut consent.application, REGISTERED);
                     merge(&mut consent.delegated, REGISTERED);
                 });
-                let tenant = match faults.contains(&Fault::ForgedTenant) {
-                    true => Uuid::new_v4().to_string(),
-                    false => cell.id.to_string(),
+                let tenant = if faults.contains(&Fault::ForgedTenant) {
+                    Uuid::new_v4().to_string()
+                } else {
+                    home.id.to_string()
                 };
                 let mut fields = vec![
                     ("admin_consent".to_owned(), "True".to_owned()),
@@ -269,23 +267,24 @@ impl Microsoft {
 
     fn admin_page(&self, call: &Call) -> String {
         let tenants: String = match &call.authority {
-            Authority::One(cell) => {
-                format!("<p>For <strong>{}</strong></p>", pages::escape(&cell.name))
+            Authority::One(home) => {
+                format!("<p>For <strong>{}</strong></p>", pages::escape(&home.name))
             }
             Authority::Any => self
                 .inner
                 .cells()
                 .iter()
-                .map(|cell| {
-                    format!(
-                        "<label><input type=\"radio\" name=\"tenant\" value=\"{}\"> {}</label>",
-                        cell.id,
-                        pages::escape(&cell.name)
-                    )
-                })
-                .collect(),
+                .fold(String::new(), |mut html, home| {
+                    let name = pages::escape(&home.name);
+                    let _ = write!(
+                        html,
+                        "<label><input type=\"radio\" name=\"tenant\" value=\"{}\"> {name}</label>",
+                        home.id
+                    );
+                    html
+                }),
         };
-        let wanted: String = REGISTERED.iter().map(|p| format!("<li>{p}</li>")).collect();
+        let wanted = pages::items(REGISTERED);
         let path = if call.field("scope").is_some() {
             "v2.0/adminconsent"
         } else {

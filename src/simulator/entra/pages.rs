@@ -1,5 +1,7 @@
 //! The pages of the simulated sign-in. They work without JavaScript.
 
+use std::fmt::Write as _;
+
 /// Text that is safe inside HTML, also inside quotes.
 pub fn escape(text: &str) -> String {
     text.chars().fold(String::new(), |mut out, c| {
@@ -41,14 +43,22 @@ pub fn message(title: &str, text: &str) -> String {
 pub fn hidden<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     fields
         .into_iter()
-        .map(|(name, value)| {
-            format!(
-                "<input type=\"hidden\" name=\"{}\" value=\"{}\">",
-                escape(name),
-                escape(value)
-            )
+        .fold(String::new(), |mut html, (name, value)| {
+            let (name, value) = (escape(name), escape(value));
+            let _ = write!(
+                html,
+                "<input type=\"hidden\" name=\"{name}\" value=\"{value}\">"
+            );
+            html
         })
-        .collect()
+}
+
+/// Items of a list.
+pub fn items<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    texts.into_iter().fold(String::new(), |mut html, text| {
+        let _ = write!(html, "<li>{}</li>", escape(text));
+        html
+    })
 }
 
 /// A page that sends fields to an address by itself, or by a button where there is no JavaScript.

@@ -119,7 +119,7 @@ impl Microsoft {
         client: Uuid,
         faults: &[Fault],
     ) -> Result<Value, Refusal> {
-        let Authority::One(cell) = &call.authority else {
+        let Authority::One(home) = &call.authority else {
             return Err(Refusal::because(
                 9_001_023,
                 "The grant type is not supported over the /common or /consumers endpoints. Please use the /organizations or tenant-specific endpoint.",
@@ -137,10 +137,10 @@ impl Microsoft {
                 ),
             ));
         }
-        self.detect_loop(client, cell.id, "client_credentials")?;
+        self.detect_loop(client, home.id, "client_credentials")?;
         let switches = self.inner.switches();
         let now = self.inner.clock.now();
-        let consent = cell
+        let consent = home
             .consent(client)
             .filter(|c| now >= c.since.plus(switches.consent_propagation))
             .filter(|_| !faults.contains(&Fault::ConsentWithdrawn))
@@ -149,7 +149,7 @@ impl Microsoft {
         if faults.contains(&Fault::ReducedScope) {
             roles.retain(|r| r != "Presence.Read.All");
         }
-        let (token, life) = self.access_token(client, cell.id, Holder::Application, roles);
+        let (token, life) = self.access_token(client, home.id, Holder::Application, roles);
         Ok(json!({
             "token_type": "Bearer",
             "expires_in": self.seconds(life),
@@ -281,8 +281,8 @@ impl Microsoft {
     fn delegate(&self, call: &Call, who: Delegation, faults: &[Fault]) -> Result<Value, Refusal> {
         let switches = self.inner.switches();
         let now = self.inner.clock.now();
-        let cell = self.inner.cell(who.tenant).ok_or(Refusal::new(90_002))?;
-        let entry = cell
+        let home = self.inner.cell(who.tenant).ok_or(Refusal::new(90_002))?;
+        let entry = home
             .directory()
             .by_id(who.person)
             .cloned()
@@ -290,7 +290,7 @@ impl Microsoft {
         if !entry.enabled {
             return Err(Refusal::new(50_057));
         }
-        let consent = cell
+        let consent = home
             .consent(who.client)
             .filter(|_| !faults.contains(&Fault::ConsentWithdrawn))
             .ok_or(Refusal::new(switches.no_consent_delegated))?;
@@ -312,12 +312,13 @@ impl Microsoft {
         let named: Vec<String> = scopes
             .iter()
             .filter(|s| switches.echo_offline_access || *s != "offline_access")
-            .map(
-                |s| match OIDC.contains(&s.as_str()) || !switches.scope_prefix {
-                    true => s.clone(),
-                    false => format!("{GRAPH}{s}"),
-                },
-            )
+            .map(|s| {
+                if OIDC.contains(&s.as_str()) || !switches.scope_prefix {
+                    s.clone()
+                } else {
+                    format!("{GRAPH}{s}")
+                }
+            })
             .collect();
         let mut body = json!({
             "token_type": "Bearer",
@@ -421,7 +422,6 @@ impl Microsoft {
         }
         let token = format!("EwB.{}{}", random_token(), random_token());
         let expires = now.plus(Duration::from_secs(life.into()));
-        let serial = state.serial;
         state.access.insert(
             token.clone(),
             AccessToken {
@@ -430,16 +430,16 @@ impl Microsoft {
                 holder,
                 roles,
                 expires,
-                serial,
             },
         );
         (token, life)
     }
 
     fn seconds(&self, life: u32) -> Value {
-        match self.inner.switches().expires_in_as_text {
-            true => life.to_string().into(),
-            false => life.into(),
+        if self.inner.switches().expires_in_as_text {
+            life.to_string().into()
+        } else {
+            life.into()
         }
     }
 }

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Call, Caller, denied, error, not_found};
+use super::{Call, Caller, error, not_found};
 use crate::simulator::answer::Answer;
 use crate::simulator::directory::Shown;
 use crate::simulator::faults::Fault;
@@ -120,7 +120,7 @@ impl Microsoft {
             let unknown = match (&shown, parsed) {
                 (Some(shown), _) if shown.guest => switches.guest,
                 (Some(shown), _) => {
-                    value.push(render(shown, &switches, faults, Some(&caller.root)));
+                    value.push(render(shown, &switches, faults));
                     continue;
                 }
                 (None, Some(_)) => switches.unknown_person,
@@ -138,7 +138,8 @@ impl Microsoft {
     fn single(&self, caller: &Caller, id: &str, wrapped: bool, faults: &[Fault]) -> Answer {
         let own = caller.person().is_some_and(|own| own.to_string() == id);
         let all = ["Presence.Read.All", "Presence.ReadWrite.All"];
-        if !caller.may(&all) && !(own && caller.may(&["Presence.Read"])) {
+        let allowed = caller.may(&all) || (own && caller.may(&["Presence.Read"]));
+        if !allowed {
             return forbidden();
         }
         let id = percent_decode_str(id).decode_utf8_lossy();
@@ -161,9 +162,7 @@ impl Microsoft {
 }
 
 fn forbidden() -> Answer {
-    match denied() {
-        Answer { status, .. } => error(status, "Forbidden", ""),
-    }
+    error(403, "Forbidden", "")
 }
 
 fn nobody(id: &str, switches: &Switches) -> Value {
@@ -183,11 +182,12 @@ fn spelled(word: &str, camel: bool) -> String {
 }
 
 /// One presence as Microsoft writes it. `microsoft-graph.md` §6.
-fn render(shown: &Shown, switches: &Switches, faults: &[Fault], _root: Option<&str>) -> Value {
+fn render(shown: &Shown, switches: &Switches, faults: &[Fault]) -> Value {
     let camel = switches.casing == Casing::Camel || faults.contains(&Fault::CamelCase);
-    let (availability, activity) = match faults.contains(&Fault::UnknownAvailability) {
-        true => ("Teleporting", "InAHologram"),
-        false => (shown.availability.as_str(), shown.activity.as_str()),
+    let (availability, activity) = if faults.contains(&Fault::UnknownAvailability) {
+        ("Teleporting", "InAHologram")
+    } else {
+        (shown.availability.as_str(), shown.activity.as_str())
     };
     let mut entry = json!({
         "id": shown.id,

@@ -78,7 +78,7 @@ impl Microsoft {
             }
         };
         let answer = if call.method == Method::GET {
-            self.read_users(caller, call, &query, listing, top)
+            self.read_users(caller, call, &query, listing, top.as_ref())
         } else {
             error(
                 405,
@@ -87,9 +87,10 @@ impl Microsoft {
             )
         };
         let answer = answer.with("x-ms-resource-unit", cost.to_string());
-        match share >= 0.8 {
-            true => answer.with("x-ms-throttle-limit-percentage", format!("{share:.1}")),
-            false => answer,
+        if share >= 0.8 {
+            answer.with("x-ms-throttle-limit-percentage", format!("{share:.1}"))
+        } else {
+            answer
         }
     }
 
@@ -99,14 +100,14 @@ impl Microsoft {
         call: &Call,
         query: &HashMap<String, String>,
         listing: bool,
-        top: Option<Result<usize, std::num::ParseIntError>>,
+        top: Option<&Result<usize, std::num::ParseIntError>>,
     ) -> Answer {
-        let select = match self.select(caller, query) {
+        let select = match selected(caller, query) {
             Ok(select) => select,
             Err(answer) => return answer,
         };
         if !listing {
-            return self.one(caller, call, &select, query.contains_key("$select"));
+            return one(caller, call, &select, query.contains_key("$select"));
         }
         let guest = caller.person().is_some_and(|id| {
             let directory = caller.cell.directory();
@@ -118,7 +119,7 @@ impl Microsoft {
         let max = self.inner.switches().max_top;
         let top = match top {
             None => PAGE,
-            Some(Ok(top)) if (1..=max).contains(&top) => top,
+            Some(Ok(top)) if (1..=max).contains(top) => *top,
             Some(_) => {
                 return error(
                     400,
@@ -149,8 +150,11 @@ impl Microsoft {
         }
         let mut directory = caller.cell.directory();
         let page = match &filter {
-            Some(filter) => self.filtered(&directory, filter, &select, top),
-            None => self.page(&directory, query, &select, top),
+            Some(filter) => {
+                let exact = !self.inner.switches().upn_ignores_case;
+                Some((filtered(&directory, filter, &select, top, exact), None))
+            }
+            None => page(&directory, query, &select, top),
         };
         directory.listed();
         drop(directory);
@@ -170,118 +174,113 @@ impl Microsoft {
         }
         Answer::json(200, body)
     }
+}
 
-    /// The properties asked for.
-    fn select(
-        &self,
-        caller: &Caller,
-        query: &HashMap<String, String>,
-    ) -> Result<Vec<String>, Answer> {
-        let Some(select) = query.get("$select").filter(|s| !s.is_empty()) else {
-            return Ok(DEFAULT.map(str::to_owned).into());
-        };
-        let names: Vec<String> = select.split(',').map(|s| s.trim().to_owned()).collect();
-        for name in &names {
-            if NOT_BASIC.contains(&name.as_str()) {
-                if !caller.may(&["User.Read.All", "Directory.Read.All"]) {
-                    return Err(denied());
-                }
-            } else if !DEFAULT.contains(&name.as_str()) {
-                return Err(error(
-                    400,
-                    "BadRequest",
-                    format!(
-                        "Parsing OData Select and Expand failed: Could not find a property named '{name}' on type 'microsoft.graph.user'."
-                    ),
-                ));
+/// The properties asked for.
+fn selected(caller: &Caller, query: &HashMap<String, String>) -> Result<Vec<String>, Answer> {
+    let Some(select) = query.get("$select").filter(|s| !s.is_empty()) else {
+        return Ok(DEFAULT.map(str::to_owned).into());
+    };
+    let names: Vec<String> = select.split(',').map(|s| s.trim().to_owned()).collect();
+    for name in &names {
+        if NOT_BASIC.contains(&name.as_str()) {
+            if !caller.may(&["User.Read.All", "Directory.Read.All"]) {
+                return Err(denied());
             }
-        }
-        Ok(names)
-    }
-
-    fn filtered(
-        &self,
-        directory: &Directory,
-        filter: &Filter,
-        select: &[String],
-        top: usize,
-    ) -> Option<(Vec<Value>, Option<usize>)> {
-        let exact = !self.inner.switches().upn_ignores_case;
-        let mut found: Vec<&Entry> = filter
-            .values
-            .iter()
-            .filter_map(|value| match filter.property {
-                Property::Id => Uuid::try_parse(value)
-                    .ok()
-                    .and_then(|id| directory.by_id(id)),
-                Property::Upn | Property::Mail => directory
-                    .by_upn(value)
-                    .filter(|e| !exact || e.upn == *value),
-            })
-            .filter(|e| e.hidden == 0)
-            .collect();
-        found.sort_unstable_by_key(|e| e.id);
-        found.dedup_by_key(|e| e.id);
-        // More than fit on the page: the rest of so short a list is given up, as no client asks for less than it filters.
-        found.truncate(top);
-        Some((found.into_iter().map(|e| render(e, select)).collect(), None))
-    }
-
-    fn page(
-        &self,
-        directory: &Directory,
-        query: &HashMap<String, String>,
-        select: &[String],
-        top: usize,
-    ) -> Option<(Vec<Value>, Option<usize>)> {
-        let from: usize = match query.get("$skiptoken") {
-            Some(token) => token.parse().ok()?,
-            None => 0,
-        };
-        let mut rest = directory
-            .all()
-            .filter(|(n, e)| *n >= from && e.hidden == 0)
-            .peekable();
-        let value = rest
-            .by_ref()
-            .take(top)
-            .map(|(_, e)| render(e, select))
-            .collect();
-        Some((value, rest.peek().map(|(n, _)| *n)))
-    }
-
-    fn one(&self, caller: &Caller, call: &Call, select: &[String], selected: bool) -> Answer {
-        let own = caller.person();
-        let key = match call.path.to_ascii_lowercase().as_str() {
-            "me" => own.map(|id| id.to_string()),
-            _ => key(&call.path),
-        };
-        let Some(key) = key else {
-            return not_found(&call.path);
-        };
-        let directory = caller.cell.directory();
-        let found = match Uuid::try_parse(&key) {
-            Ok(id) => directory.by_id(id),
-            Err(_) => directory.by_upn(&key),
-        };
-        let is_own = own.is_some() && found.map(|e| e.id) == own;
-        if !caller.may(&READ) && !(is_own && caller.may(&["User.Read"])) {
-            return denied();
-        }
-        let Some(entry) = found.filter(|e| e.hidden == 0) else {
-            return error(
-                404,
-                "Request_ResourceNotFound",
+        } else if !DEFAULT.contains(&name.as_str()) {
+            return Err(error(
+                400,
+                "BadRequest",
                 format!(
-                    "Resource '{key}' does not exist or one of its queried reference-property objects are not present."
+                    "Parsing OData Select and Expand failed: Could not find a property named '{name}' on type 'microsoft.graph.user'."
                 ),
-            );
-        };
-        let mut body = render(entry, select);
-        let names = selected.then(|| select.join(","));
-        body["@odata.context"] = context(caller, names.as_ref(), "/$entity").into();
-        Answer::json(200, body)
+            ));
+        }
     }
+    Ok(names)
+}
+
+fn filtered(
+    directory: &Directory,
+    filter: &Filter,
+    select: &[String],
+    top: usize,
+    exact: bool,
+) -> Vec<Value> {
+    let mut found: Vec<&Entry> = filter
+        .values
+        .iter()
+        .filter_map(|value| match filter.property {
+            Property::Id => Uuid::try_parse(value)
+                .ok()
+                .and_then(|id| directory.by_id(id)),
+            Property::Upn | Property::Mail => directory
+                .by_upn(value)
+                .filter(|e| !exact || e.upn == *value),
+        })
+        .filter(|e| e.hidden == 0)
+        .collect();
+    found.sort_unstable_by_key(|e| e.id);
+    found.dedup_by_key(|e| e.id);
+    // More than fit on the page: the rest of so short a list is given up, as no client asks for less than it filters.
+    found.truncate(top);
+    found.into_iter().map(|e| render(e, select)).collect()
+}
+
+fn page(
+    directory: &Directory,
+    query: &HashMap<String, String>,
+    select: &[String],
+    top: usize,
+) -> Option<(Vec<Value>, Option<usize>)> {
+    let from: usize = match query.get("$skiptoken") {
+        Some(token) => token.parse().ok()?,
+        None => 0,
+    };
+    let mut rest = directory
+        .all()
+        .filter(|(n, e)| *n >= from && e.hidden == 0)
+        .peekable();
+    let value = rest
+        .by_ref()
+        .take(top)
+        .map(|(_, e)| render(e, select))
+        .collect();
+    Some((value, rest.peek().map(|(n, _)| *n)))
+}
+
+fn one(caller: &Caller, call: &Call, select: &[String], selected: bool) -> Answer {
+    let own = caller.person();
+    let key = match call.path.to_ascii_lowercase().as_str() {
+        "me" => own.map(|id| id.to_string()),
+        _ => key(&call.path),
+    };
+    let Some(key) = key else {
+        return not_found(&call.path);
+    };
+    let directory = caller.cell.directory();
+    let found = match Uuid::try_parse(&key) {
+        Ok(id) => directory.by_id(id),
+        Err(_) => directory.by_upn(&key),
+    };
+    let is_own = own.is_some() && found.map(|e| e.id) == own;
+    let allowed = caller.may(&READ) || (is_own && caller.may(&["User.Read"]));
+    if !allowed {
+        return denied();
+    }
+    let Some(entry) = found.filter(|e| e.hidden == 0) else {
+        return error(
+            404,
+            "Request_ResourceNotFound",
+            format!(
+                "Resource '{key}' does not exist or one of its queried reference-property objects are not present."
+            ),
+        );
+    };
+    let mut body = render(entry, select);
+    let names = selected.then(|| select.join(","));
+    body["@odata.context"] = context(caller, names.as_ref(), "/$entity").into();
+    Answer::json(200, body)
 }
 
 /// The id or UPN in `users/{key}` or `users('{key}')`; `None` when there is more in the path.
