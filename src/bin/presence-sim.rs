@@ -124,10 +124,10 @@ enum FaultAction {
 struct Presence {
     /// Whose.
     upn: String,
-    /// For example Available, Busy, DoNotDisturb, Away; any text is allowed.
+    /// For example `Available`, `Busy`, `DoNotDisturb` or `Away`; any text is allowed.
     #[arg(required_unless_present = "clear")]
     availability: Option<String>,
-    /// For example InACall; without it the availability.
+    /// For example `InACall`; without it the availability.
     activity: Option<String>,
     /// Back to living the day.
     #[arg(long, conflicts_with = "availability")]
@@ -164,11 +164,12 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         Err(_) if !args.secret_file.exists() => write_secret(&args.secret_file)?,
         Err(e) => return Err(e).context("cannot use the secret file"),
     };
-    let life = match args.speed > 0.0 {
-        true => Life::Day { speed: args.speed },
-        false => Life::Explicit,
+    let life = if args.speed > 0.0 {
+        Life::Day { speed: args.speed }
+    } else {
+        Life::Explicit
     };
-    let opening = (!args.real_time).then(|| Duration::from_secs(9 * 3_600 + 1_800));
+    let opening = (!args.real_time).then(|| Duration::from_mins(9 * 60 + 30));
     let microsoft = Microsoft::new(
         Options {
             seed: args.seed,

@@ -294,14 +294,16 @@ impl Inner {
     }
 
     pub fn cell(&self, id: TenantId) -> Option<Arc<Cell>> {
-        self.cells().into_iter().find(|t| t.id == id)
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.iter().find(|t| t.id == id).cloned()
     }
 
     pub fn cell_named(&self, id_or_domain: &str) -> Option<Arc<Cell>> {
         let id = id_or_domain.parse::<TenantId>().ok();
-        self.cells()
-            .into_iter()
-            .find(|t| Some(t.id) == id || t.domain.eq_ignore_ascii_case(id_or_domain))
+        let named =
+            |t: &&Arc<Cell>| Some(t.id) == id || t.domain.eq_ignore_ascii_case(id_or_domain);
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.iter().find(named).cloned()
     }
 
     /// The time on the clock of people's days.

@@ -118,11 +118,10 @@ impl Certificate {
     fn sign(&self, legacy: bool, claims: &Value) -> String {
         let sha1 =
             aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &self.der);
-        let header = match legacy {
-            true => json!({ "alg": "RS256", "typ": "JWT", "x5t": URL_SAFE_NO_PAD.encode(sha1) }),
-            false => {
-                json!({ "alg": "PS256", "typ": "JWT", "x5t#S256": URL_SAFE_NO_PAD.encode(sha256(&self.der)) })
-            }
+        let header = if legacy {
+            json!({ "alg": "RS256", "typ": "JWT", "x5t": URL_SAFE_NO_PAD.encode(sha1) })
+        } else {
+            json!({ "alg": "PS256", "typ": "JWT", "x5t#S256": URL_SAFE_NO_PAD.encode(sha256(&self.der)) })
         };
         let encode = |v: &Value| URL_SAFE_NO_PAD.encode(v.to_string());
         let message = format!("{}.{}", encode(&header), encode(claims));
@@ -409,6 +408,7 @@ async fn sign_in_can_fail_in_all_the_documented_ways() {
     assert!(
         page.text.contains(&format!("action=\"{BACK}\"")) && page.text.contains("name=\"code\"")
     );
+    sim.contoso.withdraw_consent(CLIENT);
     sim.contoso.allow_user_consent(false);
     let (page, _) = sign_in(&sim, &[]).await;
     assert!(page.text.contains("Need admin approval"));
@@ -491,4 +491,20 @@ async fn an_unknown_application_is_refused() {
     let mut fields = vec![("client_id", other.as_str()), ("client_secret", SECRET)];
     fields.extend(APP_GRANT);
     assert_eq!(codes(&sim.form(&path, &fields).await), json!([700_016]));
+}
+
+#[tokio::test]
+async fn signing_in_alone_needs_no_permission() {
+    let sim = Sim::new();
+    sim.contoso.withdraw_consent(CLIENT);
+    let (_, back) = sign_in(&sim, &[("scope", "openid profile")]).await;
+    let reply = redeem(&sim, "organizations", &get(&back, "code"), VERIFIER).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let body = reply.json();
+    assert!(body["id_token"].is_string() && body.get("refresh_token").is_none());
+    let token = body["access_token"].as_str().unwrap();
+    assert_eq!(
+        sim.presences(token, &ids(&sim.contoso, 1)).await.status,
+        403
+    );
 }

@@ -303,7 +303,8 @@ impl Microsoft {
         if faults.contains(&Fault::ReducedScope) {
             scopes.retain(|s| s != "Presence.Read.All");
         }
-        if scopes.iter().all(|s| OIDC.contains(&s.as_str())) {
+        let of_graph = |s: &String| !OIDC.contains(&s.as_str());
+        if who.scopes.iter().any(of_graph) && !scopes.iter().any(of_graph) {
             return Err(Refusal::new(switches.no_consent_delegated));
         }
         let offline = who.scopes.iter().any(|s| s == "offline_access");
