@@ -4,3 +4,8 @@
     missing_docs,
     reason = "tests say what they mean in their names"
 )]
+
+mod simulator_entra;
+mod simulator_faults;
+mod simulator_graph;
+mod simulator_support;
