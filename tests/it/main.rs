@@ -1,2 +1,6 @@
 //! Behaviours of the whole product. The list of modules is the table of contents.
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests say what they mean in their names")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests say what they mean in their names"
+)]
