@@ -24,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::cloud::{CloudConfig, CredentialFiles};
+use crate::microsoft::entra::EntraSetupError;
+use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{
-    AppCredential, Entra, EntraSetupError, Graph, HttpTransport, ReqwestTransport,
-    TransportSetupError,
+    AppCredential, Entra, Graph, HttpTransport, ReqwestTransport,
+
 };
 use crate::secret::{KeyEncryptionKey, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};

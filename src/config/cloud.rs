@@ -13,7 +13,7 @@ use crate::cloud::health::Patience;
 use crate::cloud::poller::PollSettings;
 use crate::cloud::poller::budget::Limit;
 use crate::cloud::rpc::StreamSettings;
-use crate::microsoft::MAX_IDS;
+use crate::microsoft::graph::MAX_IDS;
 use crate::telemetry::LogFormat;
 
 /// Variables that override the file begin with this.
