@@ -374,10 +374,10 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
             }
         }
         Tenant::Suspend(which) => {
-            set_status(&store, &which, TenantStatus::Suspended, "Suspended").await?
+            set_status(&store, &which, TenantStatus::Suspended, "Suspended").await?;
         }
         Tenant::Resume(which) => {
-            set_status(&store, &which, TenantStatus::Active, "Resumed").await?
+            set_status(&store, &which, TenantStatus::Active, "Resumed").await?;
         }
         Tenant::Remove(which) => {
             set_status(&store, &which, TenantStatus::Gone, "Off-boarded").await?;

@@ -28,9 +28,7 @@ use super::store::{TenantRow, TenantStatus};
 use super::tokens::{Held, TokenError, Tokens};
 use crate::clock::Clock;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
-use crate::microsoft::{
-    Graph, MicrosoftError, Recovery,
-};
+use crate::microsoft::{Graph, MicrosoftError, Recovery};
 use crate::model::{Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
 use crate::supervise::Supervisor;
 

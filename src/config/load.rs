@@ -33,11 +33,20 @@ pub enum ConfigError {
 }
 
 fn count(n: usize) -> String {
-    if n == 1 { "one problem".into() } else { format!("{n} problems") }
+    if n == 1 {
+        "one problem".into()
+    } else {
+        format!("{n} problems")
+    }
 }
 
 fn lines(problems: &[String]) -> String {
-    problems.iter().map(|problem| format!("\n  - {problem}")).collect()
+    let mut text = String::new();
+    for problem in problems {
+        text.push_str("\n  - ");
+        text.push_str(problem);
+    }
+    text
 }
 
 #[derive(Debug, Clone)]
@@ -90,19 +99,30 @@ impl Loader {
         for (section, value) in table {
             match value {
                 toml::Value::Table(keys) => {
-                    let keys = keys.into_iter().map(|(key, value)| (key, Value::Toml(value)));
+                    let keys = keys
+                        .into_iter()
+                        .map(|(key, value)| (key, Value::Toml(value)));
                     loader.values.insert(section, keys.collect());
                 }
-                _ => loader.problem(&section, "stands outside of any section; sections look like [section]"),
+                _ => loader.problem(
+                    &section,
+                    "stands outside of any section; sections look like [section]",
+                ),
             }
         }
         let prefix = format!("{env_prefix}__");
         for (variable, text) in env {
-            let Some(path) = variable.strip_prefix(&prefix) else { continue };
+            let Some(path) = variable.strip_prefix(&prefix) else {
+                continue;
+            };
             match path.to_ascii_lowercase().split_once("__") {
                 Some((section, key)) => {
                     let value = Value::Variable(variable.clone(), text);
-                    loader.values.entry(section.to_owned()).or_default().insert(key.to_owned(), value);
+                    loader
+                        .values
+                        .entry(section.to_owned())
+                        .or_default()
+                        .insert(key.to_owned(), value);
                 }
                 None => loader.problem(&variable, format!("should look like {prefix}SECTION__KEY")),
             }
@@ -113,7 +133,10 @@ impl Loader {
     /// Reads the keys of a section, which may be missing.
     pub fn section(&mut self, name: &str) -> Section<'_> {
         self.asked.entry(name.to_owned()).or_default();
-        Section { loader: self, name: name.to_owned() }
+        Section {
+            loader: self,
+            name: name.to_owned(),
+        }
     }
 
     /// Notes something that is wrong with a key.
@@ -127,7 +150,10 @@ impl Loader {
         for (section, keys) in &values {
             let Some(asked) = self.asked.get(section) else {
                 let hint = similar(section, self.asked.keys());
-                self.problem(&format!("[{section}]"), format!("there is no such section{hint}"));
+                self.problem(
+                    &format!("[{section}]"),
+                    format!("there is no such section{hint}"),
+                );
                 continue;
             };
             let unknown: Vec<(String, String)> = keys
@@ -142,7 +168,10 @@ impl Loader {
         if self.problems.is_empty() {
             return Ok(());
         }
-        Err(ConfigError::Problems { file: self.file, problems: self.problems })
+        Err(ConfigError::Problems {
+            file: self.file,
+            problems: self.problems,
+        })
     }
 }
 
@@ -193,14 +222,23 @@ pub struct Section<'a> {
 
 impl Section<'_> {
     fn take(&mut self, key: &str) -> Option<Value> {
-        self.loader.asked.entry(self.name.clone()).or_default().insert(key.to_owned());
+        self.loader
+            .asked
+            .entry(self.name.clone())
+            .or_default()
+            .insert(key.to_owned());
         self.loader.values.get(&self.name)?.get(key).cloned()
     }
 
     /// Notes what is wrong with a key of this section.
     pub fn problem(&mut self, key: &str, text: impl fmt::Display) {
         let path = format!("{}.{key}", self.name);
-        let from = match self.loader.values.get(&self.name).and_then(|keys| keys.get(key)) {
+        let from = match self
+            .loader
+            .values
+            .get(&self.name)
+            .and_then(|keys| keys.get(key))
+        {
             Some(Value::Variable(variable, _)) => format!(" (from the variable {variable})"),
             _ => String::new(),
         };
@@ -211,11 +249,19 @@ impl Section<'_> {
         self.problem(key, format!("is missing; {what} is needed"));
     }
 
-    fn parsed<T>(&mut self, key: &str, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    fn parsed<T>(
+        &mut self,
+        key: &str,
+        what: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
         let text = match self.take(key)? {
             Value::Toml(toml::Value::String(text)) | Value::Variable(_, text) => text,
             Value::Toml(other) => {
-                self.problem(key, format!("must be {what} in quotes, not {}", other.type_str()));
+                self.problem(
+                    key,
+                    format!("must be {what} in quotes, not {}", other.type_str()),
+                );
                 return None;
             }
         };
@@ -238,7 +284,13 @@ impl Section<'_> {
             return Some(value);
         }
         let (least, most) = (show(range.start()), show(range.end()));
-        self.problem(key, format!("is {}, but must be between {least} and {most}", show(&value)));
+        self.problem(
+            key,
+            format!(
+                "is {}, but must be between {least} and {most}",
+                show(&value)
+            ),
+        );
         None
     }
 
@@ -267,28 +319,45 @@ impl Section<'_> {
     pub fn text_list(&mut self, key: &str) -> Vec<String> {
         match self.take(key) {
             None => Vec::new(),
-            Some(Value::Variable(_, text)) => {
-                text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
-            }
+            Some(Value::Variable(_, text)) => text
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty())
+                .collect(),
             Some(Value::Toml(toml::Value::Array(items))) => {
-                let texts: Vec<String> =
-                    items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect();
+                let texts: Vec<String> = items
+                    .iter()
+                    .filter_map(|item| item.as_str().map(str::to_owned))
+                    .collect();
                 if texts.len() != items.len() {
                     self.problem(key, "must be a list of texts in quotes");
                 }
                 texts
             }
             Some(Value::Toml(other)) => {
-                self.problem(key, format!("must be a list of texts, not {}", other.type_str()));
+                self.problem(
+                    key,
+                    format!("must be a list of texts, not {}", other.type_str()),
+                );
                 Vec::new()
             }
         }
     }
 
     /// A time span within a range.
-    pub fn duration_or(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
-        let value = self.parsed(key, "a duration such as \"250ms\", \"5s\", \"10m\" or \"24h\"", parse_duration);
-        self.within(key, value, &range, |d| format!("{d:?}")).unwrap_or(default)
+    pub fn duration_or(
+        &mut self,
+        key: &str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let value = self.parsed(
+            key,
+            "a duration such as \"250ms\", \"5s\", \"10m\" or \"24h\"",
+            parse_duration,
+        );
+        self.within(key, value, &range, |d| format!("{d:?}"))
+            .unwrap_or(default)
     }
 
     /// A whole number within a range.
@@ -302,7 +371,8 @@ impl Section<'_> {
         if value.is_none() {
             self.problem(key, "must be a whole number");
         }
-        self.within(key, value, &range, ToString::to_string).unwrap_or(default)
+        self.within(key, value, &range, ToString::to_string)
+            .unwrap_or(default)
     }
 
     /// A number within a range.
@@ -310,14 +380,17 @@ impl Section<'_> {
         let value = match self.take(key) {
             None => return default,
             Some(Value::Toml(toml::Value::Float(value))) => Some(value),
-            Some(Value::Toml(toml::Value::Integer(value))) => i32::try_from(value).ok().map(f64::from),
+            Some(Value::Toml(toml::Value::Integer(value))) => {
+                i32::try_from(value).ok().map(f64::from)
+            }
             Some(Value::Variable(_, text)) => text.trim().parse().ok(),
             Some(Value::Toml(_)) => None,
         };
         if value.is_none() {
             self.problem(key, "must be a number");
         }
-        self.within(key, value, &range, ToString::to_string).unwrap_or(default)
+        self.within(key, value, &range, ToString::to_string)
+            .unwrap_or(default)
     }
 
     /// Yes or no.
@@ -336,8 +409,12 @@ impl Section<'_> {
 
     /// An IP address with port.
     pub fn socket_addr_or(&mut self, key: &str, default: SocketAddr) -> SocketAddr {
-        self.parsed(key, "an address with port such as \"127.0.0.1:8443\"", |text| text.parse().ok())
-            .unwrap_or(default)
+        self.parsed(
+            key,
+            "an address with port such as \"127.0.0.1:8443\"",
+            |text| text.parse().ok(),
+        )
+        .unwrap_or(default)
     }
 
     /// An absolute http or https URL without user, query or fragment.
@@ -347,13 +424,18 @@ impl Section<'_> {
 
     /// Like [`Section::url`].
     pub fn url_or(&mut self, key: &str, default: &str) -> Url {
-        self.url(key)
-            .unwrap_or_else(|| parse_root(default).expect("the default in the code is a well-formed URL"))
+        self.url(key).unwrap_or_else(|| {
+            parse_root(default).expect("the default in the code is a well-formed URL")
+        })
     }
 
     /// Like [`Section::url`], and must be there.
     pub fn required_url(&mut self, key: &str) -> Url {
-        let there = self.loader.values.get(&self.name).is_some_and(|keys| keys.contains_key(key));
+        let there = self
+            .loader
+            .values
+            .get(&self.name)
+            .is_some_and(|keys| keys.contains_key(key));
         if !there {
             self.required(key, "a URL such as \"https://example.com\"");
         }
@@ -362,13 +444,19 @@ impl Section<'_> {
 
     /// A path; relative ones start at the folder of the configuration file.
     pub fn path(&mut self, key: &str) -> Option<PathBuf> {
-        let text = self.parsed(key, "a path", |text| (!text.is_empty()).then(|| text.to_owned()))?;
+        let text = self.parsed(key, "a path", |text| {
+            (!text.is_empty()).then(|| text.to_owned())
+        })?;
         Some(self.loader.folder.join(text))
     }
 
     /// Like [`Section::path`], and must be there.
     pub fn required_path(&mut self, key: &str) -> PathBuf {
-        let there = self.loader.values.get(&self.name).is_some_and(|keys| keys.contains_key(key));
+        let there = self
+            .loader
+            .values
+            .get(&self.name)
+            .is_some_and(|keys| keys.contains_key(key));
         if !there {
             self.required(key, "a path");
         }
@@ -378,19 +466,32 @@ impl Section<'_> {
     /// A UUID that must be there.
     pub fn required_uuid(&mut self, key: &str) -> Uuid {
         const WHAT: &str = "an id such as \"8f14e45f-ceea-4671-a5c4-2d6b1f0e9a11\"";
-        let there = self.loader.values.get(&self.name).is_some_and(|keys| keys.contains_key(key));
+        let there = self
+            .loader
+            .values
+            .get(&self.name)
+            .is_some_and(|keys| keys.contains_key(key));
         if !there {
             self.required(key, WHAT);
         }
-        self.parsed(key, WHAT, |text| Uuid::try_parse(text.trim()).ok()).unwrap_or_default()
+        self.parsed(key, WHAT, |text| Uuid::try_parse(text.trim()).ok())
+            .unwrap_or_default()
     }
 
     /// One of a few words.
     pub fn one_of<T: Copy>(&mut self, key: &str, words: &[(&str, T)], default: T) -> T {
-        let list: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let list: Vec<String> = words
+            .iter()
+            .map(|(word, _)| format!("\"{word}\""))
+            .collect();
         let what = format!("one of {}", list.join(", "));
-        self.parsed(key, &what, |text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value))
-            .unwrap_or(default)
+        self.parsed(key, &what, |text| {
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, value)| *value)
+        })
+        .unwrap_or(default)
     }
 }
 
@@ -438,11 +539,17 @@ mod tests {
         let mut a = l.section("a");
         assert_eq!(a.required_text("text"), "t");
         assert_eq!(a.text_list("list"), ["x", "y"]);
-        assert_eq!(a.duration_or("span", Duration::ZERO, DAY), Duration::from_mins(10));
+        assert_eq!(
+            a.duration_or("span", Duration::ZERO, DAY),
+            Duration::from_mins(10)
+        );
         assert_eq!(a.int_or("int", 0, 0..=9), 7);
         assert!((a.float_or("float", 0.0, 0.0..=9.0) - 1.0).abs() < f64::EPSILON);
         assert!(a.bool_or("yes", false));
-        assert_eq!(a.socket_addr_or("addr", ([0, 0, 0, 0], 1).into()).port(), 80);
+        assert_eq!(
+            a.socket_addr_or("addr", ([0, 0, 0, 0], 1).into()).port(),
+            80
+        );
         assert_eq!(a.required_url("url").path(), "/x");
         assert_ne!(a.required_uuid("id"), Uuid::nil());
         assert_eq!(a.required_path("path"), PathBuf::from("p"));
@@ -455,10 +562,18 @@ mod tests {
     fn variables_override_and_stay_text_until_a_type_is_wanted() {
         let mut l = loader(
             "[a]\nint = 1\nsecretish = \"x\"\n",
-            &[("APP__A__INT", "5"), ("APP__A__SECRETISH", "0123"), ("APP__A__LIST", "x, y"), ("OTHER", "z")],
+            &[
+                ("APP__A__INT", "5"),
+                ("APP__A__SECRETISH", "0123"),
+                ("APP__A__LIST", "x, y"),
+                ("OTHER", "z"),
+            ],
         );
         let mut a = l.section("a");
-        assert_eq!((a.int_or("int", 0, 0..=9), a.text_or("secretish", "")), (5, "0123".into()));
+        assert_eq!(
+            (a.int_or("int", 0, 0..=9), a.text_or("secretish", "")),
+            (5, "0123".into())
+        );
         assert_eq!(a.text_list("list"), ["x", "y"]);
         l.finish().unwrap();
     }
@@ -495,13 +610,21 @@ mod tests {
 
     #[test]
     fn a_syntax_error_tells_the_line() {
-        let error = Loader::from_text("x.toml", "[a]\nb = = 1\n", "APP", []).unwrap_err().to_string();
+        let error = Loader::from_text("x.toml", "[a]\nb = = 1\n", "APP", [])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]
     fn urls_carry_no_secrets_or_queries() {
-        for bad in ["ftp://x", "https://u:p@x", "https://x?q=1", "https://x#f", "nonsense"] {
+        for bad in [
+            "ftp://x",
+            "https://u:p@x",
+            "https://x?q=1",
+            "https://x#f",
+            "nonsense",
+        ] {
             assert!(parse_root(bad).is_none(), "{bad}");
         }
     }

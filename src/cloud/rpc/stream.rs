@@ -21,8 +21,11 @@ use crate::cloud::poller::Tenant;
 use crate::model::{Position, SuiteId};
 use crate::wire::{self, v1};
 
-/// The first message must come within this time.
+/// The first message, and each that continues it, must come within this time.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Most people named in an opening, whatever the plan. `security-and-faults.md` §5.
+const MAX_OPENING: usize = 50_000;
 
 /// A stream outlives its credential by this much.
 const CREDENTIAL_GRACE: Duration = Duration::from_secs(20);
@@ -207,16 +210,10 @@ impl Conversation {
         }
     }
 
+    /// The opening: `open`, and the `add`s that continue it.
     async fn first_message(&mut self) -> Result<v1::Open, Status> {
-        let first = tokio::time::timeout(FIRST_MESSAGE, self.up.message())
-            .await
-            .map_err(|_| {
-                Status::deadline_exceeded("the first message must come within ten seconds")
-            })??;
-        let Some(v1::WatchRequest {
-            request: Some(v1::watch_request::Request::Open(open)),
-        }) = first
-        else {
+        use v1::watch_request::Request;
+        let Some(Request::Open(mut open)) = self.next_of_opening().await? else {
             return Err(Status::invalid_argument("the first message must be open"));
         };
         if open.protocol_version == 0 {
@@ -230,7 +227,28 @@ impl Conversation {
             ));
         }
         check_names(&open.watch)?;
+        for _ in 0..open.continued_in_adds {
+            let Some(Request::Add(more)) = self.next_of_opening().await? else {
+                return Err(Status::invalid_argument(
+                    "open.continued_in_adds promised more add messages",
+                ));
+            };
+            check_names(&more.upns)?;
+            open.watch.extend(more.upns);
+            if open.watch.len() > MAX_OPENING {
+                return Err(Status::invalid_argument(format!(
+                    "an opening names at most {MAX_OPENING} people"
+                )));
+            }
+        }
         Ok(open)
+    }
+
+    async fn next_of_opening(&mut self) -> Result<Option<v1::watch_request::Request>, Status> {
+        let message = tokio::time::timeout(FIRST_MESSAGE, self.up.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the opening must come within ten seconds"))??;
+        Ok(message.and_then(|message| message.request))
     }
 
     async fn apply(

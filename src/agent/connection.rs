@@ -1,0 +1,249 @@
+//! The way to the cloud, and what to tell a person when there is none.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Status};
+use url::{Host, Url};
+
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A silent connection is asked for a sign of life this often, and given up without an answer.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_ANSWER: Duration = Duration::from_secs(10);
+
+/// Where the cloud is and how its certificate is checked.
+#[derive(Debug, Clone)]
+pub struct CloudAddress {
+    /// Its URL.
+    pub url: Url,
+    /// Certificates to trust instead of those of the operating system, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Why there is no connection, in words for the person who has to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}. {remedy}")]
+pub struct Explained {
+    /// What happened.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+    /// Whether trying again can help.
+    pub retry: bool,
+}
+
+fn explained(what: impl Into<String>, remedy: &str, retry: bool) -> Explained {
+    Explained {
+        what: what.into(),
+        remedy: remedy.into(),
+        retry,
+    }
+}
+
+impl CloudAddress {
+    /// A channel that connects when it is used. Plain text only towards this machine.
+    pub fn channel(&self) -> Result<Channel, Explained> {
+        const FORM: &str = "Write it like https://presence.example.com:8443.";
+        let endpoint = Endpoint::from_shared(self.url.to_string())
+            .map_err(|_| explained("The address of the cloud is not well-formed", FORM, false))?
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(true)
+            .http2_max_header_list_size(64 << 10);
+        let endpoint = match self.url.scheme() {
+            "https" => endpoint.tls_config(self.tls()?).map_err(|e| {
+                explained(
+                    format!("TLS cannot be set up: {}", words(&e)),
+                    "Check ca_file.",
+                    false,
+                )
+            })?,
+            "http" if self.is_loopback() => endpoint,
+            "http" => {
+                return Err(explained(
+                    "Plain http is only allowed towards this machine itself",
+                    "Use https://, or a tunnel that ends on this machine.",
+                    false,
+                ));
+            }
+            _ => {
+                return Err(explained(
+                    "The address of the cloud is not well-formed",
+                    FORM,
+                    false,
+                ));
+            }
+        };
+        Ok(endpoint.connect_lazy())
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, Explained> {
+        let Some(path) = &self.ca_file else {
+            return Ok(ClientTlsConfig::new().with_native_roots());
+        };
+        let pem = std::fs::read(path).map_err(|e| {
+            explained(
+                format!("{} cannot be read: {e}", path.display()),
+                "Check ca_file.",
+                false,
+            )
+        })?;
+        Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+    }
+
+    fn is_loopback(&self) -> bool {
+        match self.url.host() {
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        }
+    }
+}
+
+/// An error and its causes, without repeating what a cause already said.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What a refused call means for the person at the keyboard.
+pub fn explain(status: &Status) -> Explained {
+    let said = status.message();
+    let all = format!("{said} {}", words(status)).to_lowercase();
+    let never_arrived = std::error::Error::source(status).is_some();
+    match status.code() {
+        _ if never_arrived && (all.contains("dns") || all.contains("lookup")) => explained(
+            "The name of the cloud cannot be resolved",
+            "Check the address, and the name service of this machine.",
+            true,
+        ),
+        _ if never_arrived && all.contains("refused") => explained(
+            "Nothing answers at the cloud's address",
+            "Check the address and the port, and whether a firewall is in between.",
+            true,
+        ),
+        _ if never_arrived
+            && (all.contains("certificate")
+                || all.contains("tls")
+                || all.contains("handshake")) =>
+        {
+            explained(
+                "The cloud's certificate is not trusted",
+                "If your network inspects TLS or the cloud has a private certificate, name its authority in ca_file.",
+                true,
+            )
+        }
+        _ if never_arrived => explained(
+            format!("The connection to the cloud failed: {}", words(status)),
+            "Check the network; the agent keeps trying.",
+            true,
+        ),
+        Code::Unauthenticated => explained(
+            "The cloud does not accept this suite's credential",
+            "Check that the clock of this machine is right. If it is, the suite was revoked: enrol it again.",
+            true,
+        ),
+        Code::PermissionDenied => explained(
+            format!("The cloud refuses: {said}"),
+            "Enrol the suite again.",
+            false,
+        ),
+        Code::NotFound => explained(
+            format!("The cloud says: {said}"),
+            "Ask who administers Microsoft 365 in your organisation to connect it again.",
+            false,
+        ),
+        Code::Unimplemented => explained(
+            "The server at this address is not presence-cloud, or older than this agent",
+            "Check the address.",
+            true,
+        ),
+        Code::InvalidArgument => explained(
+            format!("The cloud did not understand: {said}"),
+            "Update the agent.",
+            true,
+        ),
+        Code::ResourceExhausted => explained(
+            format!("The cloud limits us: {said}"),
+            "The agent tries again.",
+            true,
+        ),
+        _ => explained(
+            format!("The cloud says: {said}"),
+            "The agent tries again.",
+            true,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(url: &str) -> CloudAddress {
+        CloudAddress {
+            url: url.parse().unwrap(),
+            ca_file: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_text_leaves_this_machine_never() {
+        for fine in [
+            "http://127.0.0.1:1",
+            "http://localhost:1",
+            "http://[::1]:1",
+            "https://cloud.example",
+        ] {
+            address(fine).channel().unwrap();
+        }
+        for bad in ["http://cloud.example", "http://10.0.0.1", "ftp://127.0.0.1"] {
+            assert!(!address(bad).channel().unwrap_err().retry, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_explained() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        drop(socket);
+        let channel = address(&format!("http://127.0.0.1:{port}"))
+            .channel()
+            .unwrap();
+        let mut client =
+            crate::wire::v1::presence_service_client::PresenceServiceClient::new(channel);
+        let status = client
+            .get_presence(crate::wire::v1::GetPresenceRequest::default())
+            .await
+            .unwrap_err();
+        let explained = explain(&status);
+        assert!(
+            explained.what.contains("Nothing answers") && explained.retry,
+            "{explained}"
+        );
+    }
+
+    #[test]
+    fn a_revoked_suite_is_not_told_to_try_again() {
+        assert!(!explain(&Status::permission_denied("revoked")).retry);
+        assert!(
+            explain(&Status::unauthenticated("no"))
+                .remedy
+                .contains("clock")
+        );
+    }
+}
