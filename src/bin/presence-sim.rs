@@ -1,3 +1,347 @@
-//! presence-sim
+//! `presence-sim`: a simulated Microsoft, to try and change presence-bridge without a Microsoft tenant.
 
-fn main() {}
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+use presence_bridge::clock::Clock;
+use presence_bridge::secret::{random_token, read_secret_file};
+use presence_bridge::simulator::{AppRegistration, Fault, Life, Microsoft, Options, TenantSpec};
+use presence_bridge::telemetry::{self, LogFormat};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::{Uuid, uuid};
+
+/// Client id of the application that `serve` registers.
+const CLIENT_ID: Uuid = uuid!("5eed0000-0000-4000-8000-000000000001");
+
+/// A simulated Microsoft: sign-in (Entra) and Graph, with people who live a working day.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the simulated Microsoft.
+    Serve(Serve),
+    /// Make something go wrong in a running simulator.
+    Fault(FaultArgs),
+    /// Say what somebody shows in a running simulator.
+    Presence(Presence),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8900")]
+    listen: SocketAddr,
+    /// How many tenants.
+    #[arg(long, default_value_t = 2)]
+    tenants: usize,
+    /// How many people in each tenant.
+    #[arg(long, default_value_t = 200)]
+    people: usize,
+    /// The same seed gives the same tenants, people and days.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Simulated seconds per second. 0 stands still: people move only when told.
+    #[arg(long, default_value_t = 1.0)]
+    speed: f64,
+    /// Follow the clock instead of starting on a Tuesday at 09:30.
+    #[arg(long)]
+    real_time: bool,
+    /// File that keeps the client secret; written when it is not there.
+    #[arg(long, default_value = "presence-sim.secret")]
+    secret_file: PathBuf,
+    /// Addresses to which sign-in may send people back.
+    #[arg(long, default_value = "http://127.0.0.1:8080/onboarding/callback")]
+    redirect_uri: Vec<String>,
+}
+
+#[derive(Args)]
+struct FaultArgs {
+    #[command(subcommand)]
+    action: FaultAction,
+    /// Address of the running simulator.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:8900")]
+    at: url::Url,
+}
+
+#[derive(Subcommand)]
+enum FaultAction {
+    /// List all faults, and those that are on.
+    List,
+    /// Switch a fault on.
+    Set {
+        /// Its name; `presence-sim fault list` shows all.
+        name: String,
+        /// Only for this tenant: id or domain.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Only for this kind of request: presence, users, batch, batch-item, token, discovery, keys or authorize.
+        #[arg(long)]
+        endpoint: Option<String>,
+        /// For so many requests; without it until cleared.
+        #[arg(long)]
+        count: Option<u32>,
+        /// Seconds in Retry-After.
+        #[arg(long)]
+        retry_after: Option<u32>,
+        /// Milliseconds of delay.
+        #[arg(long)]
+        delay_ms: Option<u64>,
+        /// Object id of a person.
+        #[arg(long)]
+        user: Option<Uuid>,
+        /// HTTP status.
+        #[arg(long)]
+        status: Option<u16>,
+        /// Address of a redirect.
+        #[arg(long)]
+        to: Option<String>,
+        /// Grant type, or `authorize` for the sign-in page.
+        #[arg(long)]
+        grant: Option<String>,
+        /// What is wrong with the id token.
+        #[arg(long)]
+        flaw: Option<String>,
+    },
+    /// Switch a fault off, or all of them.
+    Clear {
+        /// Its name.
+        name: Option<String>,
+    },
+}
+
+#[derive(Args)]
+struct Presence {
+    /// Whose.
+    upn: String,
+    /// For example `Available`, `Busy`, `DoNotDisturb` or `Away`; any text is allowed.
+    #[arg(required_unless_present = "clear")]
+    availability: Option<String>,
+    /// For example `InACall`; without it the availability.
+    activity: Option<String>,
+    /// Back to living the day.
+    #[arg(long, conflicts_with = "availability")]
+    clear: bool,
+    /// Address of the running simulator.
+    #[arg(long, default_value = "http://127.0.0.1:8900")]
+    at: url::Url,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    telemetry::init(LogFormat::Text, "info");
+    let done = match Cli::parse().command {
+        Command::Serve(args) => serve(args).await,
+        Command::Fault(args) => fault(args).await,
+        Command::Presence(args) => presence(args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "presence-sim: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+async fn serve(args: Serve) -> anyhow::Result<()> {
+    let secret = match read_secret_file(&args.secret_file) {
+        Ok(secret) => secret.expose().to_owned(),
+        Err(_) if !args.secret_file.exists() => write_secret(&args.secret_file)?,
+        Err(e) => return Err(e).context("cannot use the secret file"),
+    };
+    let life = if args.speed > 0.0 {
+        Life::Day { speed: args.speed }
+    } else {
+        Life::Explicit
+    };
+    let opening = (!args.real_time).then(|| Duration::from_mins(9 * 60 + 30));
+    let microsoft = Microsoft::new(
+        Options {
+            seed: args.seed,
+            life,
+            opening,
+            ..Options::default()
+        },
+        Clock::system(),
+    );
+    microsoft.register_app(AppRegistration {
+        client_id: CLIENT_ID,
+        secrets: vec![secret],
+        certificates_pem: Vec::new(),
+        redirect_uris: args.redirect_uri,
+    });
+    let listener = tokio::net::TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    let at = format!("http://{}", listener.local_addr()?);
+    say(&format!("A simulated Microsoft is at {at}\n"))?;
+    for n in 0..args.tenants {
+        let (name, domain) = match n {
+            0 => ("Contoso".to_owned(), "contoso.example".to_owned()),
+            1 => ("Fabrikam".to_owned(), "fabrikam.example".to_owned()),
+            n => (
+                format!("Tenant {}", n + 1),
+                format!("tenant{}.example", n + 1),
+            ),
+        };
+        let tenant = microsoft.add_tenant(TenantSpec {
+            id: None,
+            domain,
+            name,
+            people: args.people,
+        });
+        let all = ["Presence.Read.All", "User.ReadBasic.All"];
+        tenant.grant_consent(CLIENT_ID, &all, &[]);
+        let example = tenant.people().into_iter().next().map(|p| p.upn);
+        say(&format!(
+            "  tenant {}  {}  {} people, such as {}",
+            tenant.id(),
+            tenant.domain(),
+            args.people,
+            example.unwrap_or_else(|| "nobody".to_owned())
+        ))?;
+    }
+    say(&format!(
+        "\n  client id      {CLIENT_ID}\n  client secret  in {}\n\nFor presence-cloud: use {at} as the root of sign-in and {at} as that of Graph.\n\
+         The tenants above have consented to the application permissions.\n\n\
+         See    {at}/sim\n\
+         Try    presence-sim fault set throttle --count 5 --at {at}\n\
+         Stop   Ctrl-C",
+        args.secret_file.display()
+    ))?;
+    let stop = CancellationToken::new();
+    let serving = microsoft.serve(listener, stop.clone());
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        done = &mut serving => return done.context("the listener failed"),
+        told = tokio::signal::ctrl_c() => told.context("cannot wait for Ctrl-C")?,
+    }
+    stop.cancel();
+    serving.await.context("the listener failed")
+}
+
+/// Makes a secret and keeps it where only the owner can read it.
+fn write_secret(path: &Path) -> anyhow::Result<String> {
+    let secret = random_token();
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options
+        .open(path)
+        .and_then(|mut file| writeln!(file, "{secret}"))
+        .with_context(|| format!("cannot write the secret to {}", path.display()))?;
+    Ok(secret)
+}
+
+async fn fault(args: FaultArgs) -> anyhow::Result<()> {
+    match args.action {
+        FaultAction::List => {
+            for f in Fault::ALL {
+                say(&format!("{:<24}{:<16}{}", f.name, f.parameters, f.about))?;
+            }
+            match call(&args.at, reqwest::Method::GET, "sim/faults", None).await {
+                Ok(answer) => say(&format!("\nOn now: {}", answer["on"])),
+                Err(_) => say(&format!("\nNo simulator answers at {}.", args.at)),
+            }
+        }
+        FaultAction::Set {
+            name,
+            tenant,
+            endpoint,
+            count,
+            retry_after,
+            delay_ms,
+            user,
+            status,
+            to,
+            grant,
+            flaw,
+        } => {
+            let mut body = json!({
+                "name": name, "tenant": tenant, "endpoint": endpoint, "count": count, "retry_after": retry_after,
+                "delay_ms": delay_ms, "user": user, "status": status, "to": to, "grant": grant, "flaw": flaw,
+            });
+            if let Some(fields) = body.as_object_mut() {
+                fields.retain(|_, value| !value.is_null());
+            }
+            let answer = call(&args.at, reqwest::Method::POST, "sim/faults", Some(body)).await?;
+            say(&format!("On now: {}", answer["on"]))
+        }
+        FaultAction::Clear { name } => {
+            let path = match name {
+                Some(name) => format!("sim/faults/{name}"),
+                None => "sim/faults".to_owned(),
+            };
+            let answer = call(&args.at, reqwest::Method::DELETE, &path, None).await?;
+            say(&format!(
+                "Cleared {}. On now: {}",
+                answer["cleared"], answer["on"]
+            ))
+        }
+    }
+}
+
+async fn presence(args: Presence) -> anyhow::Result<()> {
+    let mut body = json!({ "upn": args.upn, "clear": args.clear });
+    if let Some(availability) = args.availability {
+        body["activity"] = args.activity.unwrap_or_else(|| availability.clone()).into();
+        body["availability"] = availability.into();
+    }
+    let answer = call(&args.at, reqwest::Method::POST, "sim/presence", Some(body)).await?;
+    say(&format!(
+        "Done, in {}.",
+        answer["tenant"].as_str().unwrap_or_default()
+    ))
+}
+
+/// Calls the control API of a running simulator.
+async fn call(
+    at: &url::Url,
+    method: reqwest::Method,
+    path: &str,
+    body: Option<Value>,
+) -> anyhow::Result<Value> {
+    let client = reqwest::Client::builder()
+        .timeout(Duration::from_secs(10))
+        .build()?;
+    let mut request = client.request(method, at.join(path)?);
+    if let Some(body) = body {
+        request = request
+            .header("content-type", "application/json")
+            .body(body.to_string());
+    }
+    let answer = request.send().await.with_context(|| {
+        format!("no simulator answers at {at}; start one with: presence-sim serve")
+    })?;
+    let ok = answer.status().is_success();
+    let text = answer.text().await?;
+    let value: Value = serde_json::from_str(&text)
+        .with_context(|| format!("what answers at {at} is no presence-sim"))?;
+    if !ok {
+        bail!(
+            "{}\nvalid: {}",
+            value["error"].as_str().unwrap_or("refused"),
+            serde_json::to_string_pretty(&value["valid"])?
+        );
+    }
+    Ok(value)
+}

@@ -4,3 +4,11 @@
     missing_docs,
     reason = "tests say what they mean in their names"
 )]
+
+mod documented_examples;
+mod graph_contract;
+mod simulator_entra;
+mod simulator_faults;
+mod simulator_graph;
+mod simulator_support;
+mod support;
