@@ -160,6 +160,9 @@ type Client = oauth2::Client<
     EndpointSet,
 >;
 
+/// Form fields that prove who we are.
+type Proof = Vec<(&'static str, String)>;
+
 impl Entra {
     /// A client for the application `client_id`; the roots are for example `https://login.microsoftonline.com` and
     /// `https://graph.microsoft.com`. Tries the credential once, without asking anybody.
@@ -285,7 +288,7 @@ impl Entra {
         &self,
         operation: Operation,
         tenant: TenantId,
-    ) -> Result<(Client, Vec<(&'static str, String)>), MicrosoftError> {
+    ) -> Result<(Client, Proof), MicrosoftError> {
         let url = self.url(&[&tenant.to_string(), "oauth2", "v2.0", "token"]);
         let mut proof = Vec::new();
         let mut client = oauth2::Client::new(ClientId::new(self.client_id.to_string()))
@@ -568,3 +571,6 @@ impl Tokens {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

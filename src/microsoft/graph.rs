@@ -177,7 +177,7 @@ impl Graph {
         let body = json!({ "requests": requests });
         let answer = self.post(OPERATION, token, &["$batch"], &body).await?;
         let mut json = answer.json(OPERATION)?;
-        let Value::Array(responses) = json["responses"].take() else {
+        let Value::Array(responses) = take(&mut json, "responses") else {
             return Err(MicrosoftError::body(
                 OPERATION,
                 BadAnswer::Missing("responses"),
@@ -233,7 +233,7 @@ impl Graph {
             .as_u64()
             .and_then(|s| u16::try_from(s).ok())
             .unwrap_or(0);
-        let body = response["body"].take();
+        let body = take(&mut response, "body");
         match status {
             200 if group.single => {
                 let id = user_id(&body["id"])
@@ -287,7 +287,7 @@ impl Graph {
     ) -> Result<Vec<Value>, MicrosoftError> {
         let mut all = Vec::new();
         for _ in 0..MAX_PAGES {
-            match page["value"].take() {
+            match take(&mut page, "value") {
                 Value::Array(mut entries) => all.append(&mut entries),
                 _ => {
                     return Err(MicrosoftError::body(operation, BadAnswer::Missing("value")));
@@ -388,6 +388,11 @@ fn user_path(upn: &Upn) -> String {
     format!("/users/{}", utf8_percent_encode(upn.as_str(), SEGMENT))
 }
 
+/// A property, taken out; null if there is none. (`value["x"]` to be changed panics where `value` is no object.)
+fn take(value: &mut Value, property: &str) -> Value {
+    value.get_mut(property).map(Value::take).unwrap_or_default()
+}
+
 fn user_id(value: &Value) -> Option<UserId> {
     value.as_str()?.parse().ok()
 }
@@ -446,3 +451,6 @@ fn resource_units(headers: &HeaderMap) -> u32 {
         .and_then(|v| v.trim().parse().ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

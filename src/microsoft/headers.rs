@@ -68,6 +68,7 @@ fn parameter(challenge: &str, wanted: &str) -> Option<String> {
         match c {
             '=' => {
                 let mut value = String::new();
+                while chars.next_if(|c| c.is_whitespace()).is_some() {}
                 if chars.next_if_eq(&'"').is_some() {
                     while let Some(c) = chars.next() {
                         match c {

@@ -355,3 +355,6 @@ async fn read_body<B: HttpBody<Data = Bytes> + Unpin>(
     }
     Ok(http::Response::from_parts(parts, read.freeze()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -379,7 +379,7 @@ impl Demo {
     fn figures(&self) -> Vec<(TenantId, TenantFigures)> {
         self.world
             .cloud()
-            .map(|view| view.figures())
+            .map(crate::cloud::CloudView::figures)
             .unwrap_or_default()
     }
 

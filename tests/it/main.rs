@@ -5,7 +5,9 @@
     reason = "tests say what they mean in their names"
 )]
 
+mod presence_reaches_the_suite;
 mod simulator_entra;
 mod simulator_faults;
 mod simulator_graph;
 mod simulator_support;
+mod support;
