@@ -1,1 +1,3 @@
-//! x
+//! What several behaviours need.
+
+pub mod openapi;
