@@ -1,3 +1,4 @@
-//! Waiters and assertions over a world; never a second way to build the system.
+//! What several behaviours need; never a second way to build the system.
 
+pub mod openapi;
 pub mod stage;

@@ -56,7 +56,7 @@ async fn an_answer_comes_whole_whatever_its_status() {
 async fn a_huge_body_is_cut_at_the_limit_without_reading_it_all() {
     let (tell, written) = mpsc::channel();
     let url = serve(move |stream| {
-        let chunk = [b'a'; 64 << 10];
+        let chunk = vec![b'a'; 64 << 10];
         let mut sent = 0_usize;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n");
         while sent < 100 << 20 && stream.write_all(&chunk).is_ok() {
@@ -287,7 +287,6 @@ async fn a_router_is_held_to_the_same_limits() {
         let request = http::Request::get(path).body(Bytes::new()).unwrap();
         transport.send(request, Limits::GRAPH)
     };
-    let start = Instant::now();
     for (path, error, after) in [
         ("/late", TransportError::Timeout(Waiting::Head), 10),
         ("/stall", TransportError::Timeout(Waiting::Body), 5),
@@ -295,9 +294,9 @@ async fn a_router_is_held_to_the_same_limits() {
         ("/big", TransportError::TooLarge { limit: 4 << 20 }, 0),
         ("/broken", TransportError::Interrupted("cut".into()), 0),
     ] {
-        let before = start.elapsed();
+        let start = Instant::now();
         assert_eq!(send(path).await.unwrap_err(), error);
-        assert_eq!((start.elapsed() - before).as_secs(), after, "{path}");
+        assert_eq!(start.elapsed().as_secs(), after, "{path}");
     }
     assert_eq!(send("/fits").await.unwrap().body().len(), 4 << 20);
 }
