@@ -298,6 +298,7 @@ class Held:
         self.path = path
         self.values, self.position, self.leftover = {}, None, set()
         self.freshness = self.cadence = None
+        self.since_heartbeat = {}
         if path and path.exists():
             kept = json.loads(path.read_text())
             names = {upn.lower() for upn in upns}
@@ -333,6 +334,7 @@ class Held:
                 continue
             self.values[name] = presence_fields(person)
             self.leftover.discard(name)
+            self.since_heartbeat[name] = seconds_of(person.confirmed_at)
             yield name
         if presences.snapshot_complete:
             for name in list(self.leftover):
@@ -349,19 +351,24 @@ class Held:
             self.position = (message.position.epoch, message.position.sequence)
 
     def heartbeat(self, heartbeat):
-        """Contract, "Freshness": one time for everybody, but for the exceptions. Ages are told by the server's clock."""
+        """Contract, "Freshness": one time for everybody, but for the exceptions."""
         self.advance(heartbeat)
-        self.freshness = None
+        self.freshness, self.since_heartbeat = None, {}
         if heartbeat.HasField("confirmed_as_of"):
-            age = seconds_of(heartbeat.sent_at) - seconds_of(heartbeat.confirmed_as_of)
-            self.freshness = (age, time.monotonic(), {e.upn.lower() for e in heartbeat.exceptions})
+            # With the server's clock: our own may be wrong.
+            self.as_of, self.sent_at = seconds_of(heartbeat.confirmed_as_of), seconds_of(heartbeat.sent_at)
+            self.freshness = (time.monotonic(), {e.upn.lower() for e in heartbeat.exceptions})
 
     def is_fresh(self, name):
         if not self.freshness or not self.cadence or name in self.leftover:
             return False
-        age, received, exceptions = self.freshness
-        limit = max(self.cadence * STALE_AFTER_CADENCES, STALE_AT_LEAST_SECONDS)
-        return name not in exceptions and age + time.monotonic() - received <= limit
+        received, exceptions = self.freshness
+        if name in exceptions:
+            return False
+        # A heartbeat speaks of what came before it. Somebody watched since then may have an old value.
+        as_of = self.since_heartbeat.get(name, self.as_of)
+        age = self.sent_at - as_of + time.monotonic() - received
+        return age <= max(self.cadence * STALE_AFTER_CADENCES, STALE_AT_LEAST_SECONDS)
 
     def counts(self):
         fresh = sum(1 for name in self.values if self.is_fresh(name))
