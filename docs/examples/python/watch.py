@@ -513,11 +513,11 @@ class Watcher:
                 for name in held.apply(message.presences):
                     say("presence", **held.values[name], snapshot=snapshot, fresh=held.is_fresh(name))
                     self.received += 1
-                    if self.wanted and self.received >= self.wanted:
-                        # In the middle of a message: its position has not been reached.
-                        raise Ended
                 if message.presences.snapshot_complete:
                     say("snapshot_complete")
+                # Only now: in the middle of a message its position has not been reached.
+                if self.wanted and self.received >= self.wanted:
+                    raise Ended
             elif kind == "coverage":
                 for person in message.coverage.people:
                     say_coverage(person)
@@ -579,7 +579,7 @@ def main():
     one = commands.add_parser("watch", help="print every change")
     one.add_argument("upns", nargs="+")
     one.add_argument("--for", dest="length", type=float, metavar="SECONDS", help="end after this time")
-    one.add_argument("--count", type=int, metavar="N", help="end after so many presences")
+    one.add_argument("--count", type=int, metavar="N", help="end after the message with the Nth presence")
     one.add_argument("--keep", type=pathlib.Path, metavar="FILE", help="keep what is known there, and resume from it")
     arguments = parser.parse_args()
     try:
