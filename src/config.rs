@@ -1,4 +1,5 @@
 //! Configuration: one TOML file per binary, overridden by the environment, checked once.
 
+pub mod agent;
 pub mod cloud;
 pub mod load;

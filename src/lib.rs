@@ -21,3 +21,4 @@ pub mod simulator;
 pub mod supervise;
 pub mod telemetry;
 pub mod wire;
+pub mod world;

@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use presence_bridge::clock::Clock;
+use presence_bridge::config::load::parse_duration;
 use presence_bridge::secret::{random_token, read_secret_file};
 use presence_bridge::simulator::{AppRegistration, Fault, Life, Microsoft, Options, TenantSpec};
 use presence_bridge::telemetry::{self, LogFormat};
+use presence_bridge::world::demo::{self, DemoSettings};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::{Uuid, uuid};
@@ -29,12 +31,35 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the whole product against the simulated Microsoft and show what happens.
+    #[command(after_help = "Exit code 0 only if presence flowed to every suite.")]
+    Demo(Demo),
     /// Start the simulated Microsoft.
     Serve(Serve),
     /// Make something go wrong in a running simulator.
     Fault(FaultArgs),
     /// Say what somebody shows in a running simulator.
     Presence(Presence),
+}
+
+#[derive(Args)]
+struct Demo {
+    /// Keep configuration, database and keys in this folder; a temporary one otherwise.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// One JSON object per event instead of the live view.
+    #[arg(long)]
+    json: bool,
+    /// End after this time, for example 20s.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    length: Option<Duration>,
+    /// The same seed gives the same people and days.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write it like 20s, 5m or 1h".into())
 }
 
 #[derive(Args)]
@@ -139,8 +164,28 @@ struct Presence {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    telemetry::init(LogFormat::Text, "info");
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // Log lines would spoil the demo's picture; what goes wrong is part of it.
+    let filter = if matches!(command, Command::Demo(_)) {
+        "off"
+    } else {
+        "info"
+    };
+    telemetry::init(LogFormat::Text, filter);
+    let done = match command {
+        Command::Demo(args) => match demo::run(DemoSettings {
+            keep: args.keep,
+            json: args.json,
+            length: args.length,
+            seed: args.seed,
+        })
+        .await
+        {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(anyhow::anyhow!("presence did not flow to every suite")),
+            Err(e) => Err(e.into()),
+        },
         Command::Serve(args) => serve(args).await,
         Command::Fault(args) => fault(args).await,
         Command::Presence(args) => presence(args).await,

@@ -70,7 +70,14 @@ impl Store {
             .foreign_keys(true)
             .pragma("secure_delete", "ON")
             .busy_timeout(Duration::from_secs(5));
-        let writer = SqlitePoolOptions::new()
+        // Connections to a file need no replacement. With time limits the pool runs a maintenance task that, when the pool is
+        // closed at the wrong moment, counts below zero and spins for ever (sqlx-core 0.9.0, pool/inner.rs).
+        let pool = || {
+            SqlitePoolOptions::new()
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
+        let writer = pool()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options.clone())
@@ -88,7 +95,7 @@ impl Store {
             .run(&writer)
             .await
             .map_err(|e| StoreError::Migration(name, e))?;
-        let readers = SqlitePoolOptions::new()
+        let readers = pool()
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options.read_only(true))
