@@ -5,6 +5,7 @@
     reason = "tests say what they mean in their names"
 )]
 
+mod python_client;
 mod simulator_entra;
 mod simulator_faults;
 mod simulator_graph;
