@@ -3,6 +3,7 @@
 //! One task. What it knows is in a shared [`View`]; what happens goes to a bounded channel, whose reader may be slow: the cloud then
 //! keeps the newest value per person.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -76,6 +77,18 @@ impl UplinkHandle {
         self.view
             .lock()
             .expect("nothing panics while holding the view")
+    }
+
+    /// Watches these people, too. Who is watched already is left as is.
+    pub fn add(&self, upns: impl IntoIterator<Item = String>) {
+        self.list.send_modify(|list| list.extend(upns));
+    }
+
+    /// Watches these people no longer.
+    pub fn remove(&self, upns: &[String]) {
+        let gone: HashSet<String> = upns.iter().map(|upn| upn.to_lowercase()).collect();
+        self.list
+            .send_modify(|list| list.retain(|upn| !gone.contains(&upn.to_lowercase())));
     }
 
     /// Watches exactly these people from now on.
