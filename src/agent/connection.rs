@@ -237,6 +237,87 @@ mod tests {
         );
     }
 
+    /// A server with a certificate of a private authority, and that authority.
+    async fn private_cloud() -> (tokio::task::JoinSet<()>, Url, tempfile::NamedTempFile) {
+        use std::io::Write as _;
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let mut authority = tempfile::NamedTempFile::new().unwrap();
+        authority.write_all(made.cert.pem().as_bytes()).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let mut config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Answers every call with "not found".
+        let service = axum::Router::new().fallback(|| async {
+            [
+                ("content-type", "application/grpc"),
+                ("grpc-status", "5"),
+                ("grpc-message", "reached"),
+            ]
+        });
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let Ok(stream) = acceptor.accept(socket).await else {
+                    continue;
+                };
+                let service = hyper_util::service::TowerToHyperService::new(service.clone());
+                let _ =
+                    hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                        .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                        .await;
+            }
+        });
+        let url = format!("https://localhost:{port}").parse().unwrap();
+        (serving, url, authority)
+    }
+
+    async fn call(address: &CloudAddress) -> Explained {
+        let channel = address.channel().unwrap();
+        let mut client =
+            crate::wire::v1::presence_service_client::PresenceServiceClient::new(channel);
+        let request = crate::wire::v1::GetPresenceRequest::default();
+        explain(&client.get_presence(request).await.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_private_authority_is_trusted_only_when_it_is_named() {
+        let (_serving, url, authority) = private_cloud().await;
+        let mut address = CloudAddress { url, ca_file: None };
+        let why = call(&address).await;
+        assert!(
+            why.what.contains("not trusted") && why.remedy.contains("ca_file"),
+            "{why}"
+        );
+        address.ca_file = Some(authority.path().into());
+        assert!(call(&address).await.what.contains("reached"));
+        address.ca_file = Some("/nowhere/ca.pem".into());
+        assert!(
+            address
+                .channel()
+                .unwrap_err()
+                .what
+                .contains("/nowhere/ca.pem")
+        );
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_explained() {
+        // As hyper says it. Asking a real name service would make the test depend on the network.
+        let error = "dns error: failed to lookup address information: Name or service not known";
+        let why = explain(&Status::from_error(error.into()));
+        assert!(
+            why.what.contains("cannot be resolved") && why.retry,
+            "{why}"
+        );
+    }
+
     #[test]
     fn a_revoked_suite_is_not_told_to_try_again() {
         assert!(!explain(&Status::permission_denied("revoked")).retry);

@@ -24,7 +24,10 @@ use crate::wire::{self, v1};
 pub const CREDENTIAL_LIFE: Duration = Duration::from_mins(10);
 
 const IDENTITY_FILE: &str = "identity.json";
+/// The key of an enrolment that has not succeeded yet.
 const NEW_KEY_FILE: &str = "new-key.json";
+/// The key of a renewal that has not succeeded yet. Never used to enrol: the cloud may know it already.
+const RENEWAL_KEY_FILE: &str = "renewal-key.json";
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
@@ -268,7 +271,7 @@ impl Identity {
 
     /// Replaces the key. Can be repeated after a failure; the old key stays good for an hour after the cloud has heard.
     pub async fn renew_key(&self, state: &Path, clock: &Clock) -> Result<Self, IdentityError> {
-        let (path, new_key) = (state.join(IDENTITY_FILE), state.join(NEW_KEY_FILE));
+        let (path, new_key) = (state.join(IDENTITY_FILE), state.join(RENEWAL_KEY_FILE));
         // A key of an earlier try may be known to the cloud already without our knowing its id, so each try makes a new one.
         let _ = std::fs::remove_file(&new_key);
         let key = kept_key(&new_key)?;

@@ -3,6 +3,7 @@
 //! One task. What it knows is in a shared [`View`]; what happens goes to a bounded channel, whose reader may be slow: the cloud then
 //! keeps the newest value per person.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -33,8 +34,20 @@ const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// Names per message up, so that even the longest fit into 256 KiB.
 const NAMES_PER_MESSAGE: usize = 700;
 
+/// Heartbeats are not expected more often than this, whatever the cloud says.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+
 /// A stream that has lasted this long counts as a success: the next failure begins a new backoff.
 const STABLE: Duration = Duration::from_mins(1);
+
+/// A stream that was sent away before this time has not been of use.
+const BRIEF: Duration = Duration::from_secs(2);
+
+/// Sent away without being told when to come back, come back within this time. `security-and-faults.md` §6.
+const GO_AWAY_SPREAD: Duration = Duration::from_secs(10);
+
+/// Spread of those who were told the same time to come back.
+const TOLD_SPREAD: Duration = Duration::from_millis(500);
 
 /// How a link behaves.
 #[derive(Debug, Clone)]
@@ -66,6 +79,18 @@ impl UplinkHandle {
             .expect("nothing panics while holding the view")
     }
 
+    /// Watches these people, too. Who is watched already is left as is.
+    pub fn add(&self, upns: impl IntoIterator<Item = String>) {
+        self.list.send_modify(|list| list.extend(upns));
+    }
+
+    /// Watches these people no longer.
+    pub fn remove(&self, upns: &[String]) {
+        let gone: HashSet<String> = upns.iter().map(|upn| upn.to_lowercase()).collect();
+        self.list
+            .send_modify(|list| list.retain(|upn| !gone.contains(&upn.to_lowercase())));
+    }
+
     /// Watches exactly these people from now on.
     pub fn replace(&self, upns: Vec<String>) {
         self.list.send_replace(upns);
@@ -78,6 +103,8 @@ pub struct Uplink {
     clock: Clock,
     settings: UplinkSettings,
     seed: u64,
+    /// A fresh credential is presented this often.
+    renew_every: Duration,
     handle: UplinkHandle,
     list: watch::Receiver<Vec<String>>,
     events: mpsc::Sender<Event>,
@@ -114,6 +141,7 @@ impl Uplink {
                 clock,
                 settings,
                 seed,
+                renew_every: CREDENTIAL_LIFE * 2 / 3,
                 handle,
                 list,
                 events,
@@ -132,6 +160,7 @@ impl Uplink {
         let channel = self.identity.cloud.channel()?;
         let (base, cap) = self.settings.backoff;
         let mut backoff = Backoff::new(base, cap, self.seed);
+        let mut rng = fastrand::Rng::with_seed(self.seed);
         loop {
             let began = Instant::now();
             let ended = tokio::select! {
@@ -153,9 +182,18 @@ impl Uplink {
                         remedy: "Nothing to do.".into(),
                         retry: true,
                     };
-                    // Told a time, come then; a little jitter spreads those who were told the same.
-                    let jitter = backoff.next_wait().min(Duration::from_millis(500));
-                    (why, told.unwrap_or_else(|| backoff.next_wait()) + jitter)
+                    // Never earlier than told; a little jitter spreads those who were told the same.
+                    let wait = match told {
+                        Some(told) => told + TOLD_SPREAD.mul_f64(rng.f64()),
+                        None => GO_AWAY_SPREAD.min(cap).mul_f64(rng.f64()),
+                    };
+                    // A cloud that keeps sending us away at once is met with growing patience.
+                    let patience = if began.elapsed() < BRIEF {
+                        backoff.next_wait()
+                    } else {
+                        Duration::ZERO
+                    };
+                    (why, wait.max(patience))
                 }
                 Ended::GoAway(away) => {
                     let why = Explained {
@@ -206,24 +244,31 @@ impl Uplink {
         request
             .metadata_mut()
             .insert("authorization", self.identity.bearer(self.clock.now()));
-        let mut renew_at = Instant::now() + CREDENTIAL_LIFE * 2 / 3;
+        let mut renew_at = Instant::now() + self.renew_every;
         let answer = tokio::time::timeout(FIRST_ANSWER, client.watch(request))
             .await
             .map_err(|_| Status::deadline_exceeded("the cloud does not answer"))?;
         let mut down = answer?.into_inner();
+        let mut patience = FIRST_ANSWER;
+        let mut last_sign = Instant::now();
+        let mut is_open = false;
         loop {
-            let patience = self
-                .handle
-                .view()
-                .heartbeat_interval()
-                .map_or(FIRST_ANSWER, |i| i * MISSED_HEARTBEATS);
             tokio::select! {
-                message = tokio::time::timeout(patience, down.message()) => {
+                message = tokio::time::timeout_at(last_sign + patience, down.message()) => {
                     let message = message.map_err(|_| Status::deadline_exceeded("no sign of life from the cloud"))??;
                     let Some(message) = message else {
                         return Err(Status::unavailable("the cloud has closed the stream"));
                     };
+                    last_sign = Instant::now();
                     let Some(response) = message.response else { continue };
+                    if let v1::watch_response::Response::Opened(opened) = &response {
+                        is_open = true;
+                        patience = opened.heartbeat_interval
+                            .and_then(|interval| Duration::try_from(interval).ok())
+                            .map_or(FIRST_ANSWER, |interval| interval.max(SHORTEST_INTERVAL).saturating_mul(MISSED_HEARTBEATS));
+                    } else if !is_open {
+                        return Err(Status::internal("the stream did not begin as the contract says"));
+                    }
                     if let v1::watch_response::Response::GoAway(away) = response {
                         self.handle.view().apply(v1::watch_response::Response::GoAway(away.clone()), self.clock.now());
                         return Ok(Ended::GoAway(away));
@@ -234,6 +279,8 @@ impl Uplink {
                             return Ok(Ended::NobodyListens);
                         }
                     }
+                    // Waiting for a slow reader of events is not the cloud's silence.
+                    last_sign = Instant::now();
                 }
                 changed = self.list.changed() => {
                     if changed.is_err() {
@@ -241,14 +288,15 @@ impl Uplink {
                     }
                     let list = self.list.borrow_and_update().clone();
                     let (new, gone) = self.handle.view().set_watched(&list);
-                    for message in adds(&new).chain(removes(&gone)) {
+                    // Room is made first: the list may be as long as the plan allows.
+                    for message in removes(&gone).chain(adds(&new)) {
                         send(&up, message).await?;
                     }
                 }
                 () = tokio::time::sleep_until(renew_at) => {
                     let token = self.identity.credential(self.clock.now()).expose().to_owned();
                     send(&up, v1::watch_request::Request::RenewCredential(v1::RenewCredential { token })).await?;
-                    renew_at = Instant::now() + CREDENTIAL_LIFE * 2 / 3;
+                    renew_at = Instant::now() + self.renew_every;
                 }
             }
         }
@@ -310,16 +358,4 @@ async fn send(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn even_the_longest_names_fit_into_a_message() {
-        let longest = format!("{}@x.com", "a".repeat(314));
-        let upns = vec![longest; NAMES_PER_MESSAGE];
-        let message = v1::WatchRequest {
-            request: Some(v1::watch_request::Request::Add(v1::AddWatched { upns })),
-        };
-        assert!(prost::Message::encoded_len(&message) <= wire::MAX_MESSAGE_UP);
-    }
-}
+mod tests;

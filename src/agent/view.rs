@@ -28,6 +28,8 @@ pub struct HeldValue {
     pub confirmed_at: Timestamp,
     /// Held from before a lost position, and not yet said again.
     leftover: bool,
+    /// Came after this many heartbeats of its stream: only later ones speak of it.
+    after_heartbeats: u64,
 }
 
 /// Coverage of a person.
@@ -155,6 +157,8 @@ pub struct View {
     position: Option<Position>,
     tenant: Option<TenantStatus>,
     freshness: Option<Freshness>,
+    /// Heartbeats so far, on all streams.
+    heartbeats: u64,
     heartbeat_interval: Option<Duration>,
 }
 
@@ -239,11 +243,16 @@ impl View {
     pub fn age(&self, person: &Person, now: Timestamp) -> Option<Duration> {
         let value = person.value.as_ref()?;
         let freshness = self.freshness.as_ref()?;
-        let told = match freshness.exceptions.get(&key(&person.upn)) {
-            Some(at) => at.unwrap_or_default(),
-            None => freshness.as_of,
+        // A heartbeat speaks of what came before it. Somebody watched since then may have an old value.
+        let confirmed = if value.after_heartbeats >= self.heartbeats {
+            value.confirmed_at
+        } else {
+            let told = match freshness.exceptions.get(&key(&person.upn)) {
+                Some(at) => at.unwrap_or_default(),
+                None => freshness.as_of,
+            };
+            told.max(value.confirmed_at)
         };
-        let confirmed = told.max(value.confirmed_at);
         Some(confirmed.until(freshness.sent_at) + freshness.received_at.until(now))
     }
 
@@ -359,6 +368,7 @@ impl View {
                 changed_at: time(told.changed_at),
                 confirmed_at: time(told.confirmed_at),
                 leftover: false,
+                after_heartbeats: self.heartbeats,
             };
             person.value = Some(value.clone());
             events.push(Event::Presence {
@@ -425,6 +435,7 @@ impl View {
 
     fn heartbeat(&mut self, heartbeat: v1::Heartbeat, now: Timestamp) -> Event {
         self.advance(heartbeat.position);
+        self.heartbeats += 1;
         let time = |at: prost_types::Timestamp| Timestamp::try_from(at).ok();
         let sent_at = heartbeat.sent_at.and_then(time);
         let as_of = heartbeat.confirmed_as_of.and_then(time);

@@ -288,9 +288,14 @@ async fn watch(
             None => print(&handle, events, json).await,
         }
     };
+    tokio::pin!(shown);
     tokio::select! {
-        outcome = uplink.run(stop.clone()) => outcome.map_err(|e| anyhow!("{e}"))?,
-        () = shown => {}
+        outcome = uplink.run(stop.clone()) => {
+            // The last event says why: it is shown before we end.
+            let _ = tokio::time::timeout(Duration::from_secs(2), shown).await;
+            outcome.map_err(|e| anyhow!("{e}"))?;
+        }
+        () = &mut shown => {}
         () = end => {}
         () = telemetry::interrupted() => {}
     }

@@ -5,7 +5,10 @@
     reason = "tests say what they mean in their names"
 )]
 
+mod documented_examples;
+mod graph_contract;
 mod presence_reaches_the_suite;
+mod python_client;
 mod simulator_entra;
 mod simulator_faults;
 mod simulator_graph;

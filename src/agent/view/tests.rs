@@ -127,6 +127,27 @@ fn an_exception_is_as_old_as_stated() {
 }
 
 #[test]
+fn a_heartbeat_says_nothing_of_values_that_come_after_it() {
+    let mut v = view(&["ann@x.com"]);
+    v.apply(opened(1, false), at(0));
+    v.apply(status(Some(5)), at(0));
+    v.apply(presences(vec![], true, position(1, 0)), at(0));
+    v.apply(heartbeat(500, 500, &[]), at(0));
+    // Nobody watched her for a while: the cloud has a value of second 10.
+    let old = presences(
+        vec![value("ann@x.com", "Available", 1)],
+        false,
+        position(1, 1),
+    );
+    v.apply(old, at(1));
+    assert!(!fresh(&v, "ann@x.com", 1));
+    v.apply(heartbeat(502, 502, &[("ann@x.com", 10)]), at(2));
+    assert!(!fresh(&v, "ann@x.com", 2));
+    v.apply(heartbeat(505, 505, &[]), at(5));
+    assert!(fresh(&v, "ann@x.com", 5));
+}
+
+#[test]
 fn after_a_lost_position_the_old_is_stale_until_the_snapshot_and_gone_after_it() {
     let mut v = view(&["ann@x.com", "bob@x.com"]);
     v.apply(opened(1, false), at(0));
@@ -239,7 +260,121 @@ fn changing_the_list_tells_who_is_new_and_who_is_gone() {
     );
 }
 
+/// What happens between a cloud and a suite, one after the other.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Time passes.
+    Pass(u8),
+    /// Microsoft confirms these people (bits).
+    Sweep(u8),
+    /// A person's value changes and is sent, or is sent again unchanged.
+    Tell {
+        who: usize,
+        changes: bool,
+    },
+    Heartbeat,
+    Watch(u8),
+    Break,
+    /// A new stream; false: in a new epoch.
+    Open {
+        resumed: bool,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0_u8..12).prop_map(Step::Pass),
+        (0_u8..16).prop_map(Step::Sweep),
+        (0_usize..4, any::<bool>()).prop_map(|(who, changes)| Step::Tell { who, changes }),
+        Just(Step::Heartbeat),
+        (0_u8..16).prop_map(Step::Watch),
+        Just(Step::Break),
+        any::<bool>().prop_map(|resumed| Step::Open { resumed }),
+    ]
+}
+
 proptest! {
+    /// A cloud that keeps the contract, a suite whose clock is elsewhere: what is shown as fresh was confirmed lately, and is
+    /// what the cloud said last.
+    #[test]
+    fn what_is_stale_is_never_shown_as_fresh(steps in prop::collection::vec(step(), 0..120)) {
+        const NAMES: [&str; 4] = ["a@x.com", "b@x.com", "c@x.com", "d@x.com"];
+        const ELSEWHERE: i64 = 1_000_000;
+        const LIMIT: i64 = 15;
+        let mut v = View::default();
+        let (mut now, mut epoch, mut sequence, mut open) = (100_i64, 1, 0_u64, false);
+        let mut confirmed = [0_i64; 4];
+        // Sequence of the last value sent, on this stream or, where it resumed, an earlier one.
+        let mut told: [Option<u64>; 4] = [None; 4];
+        let mut watched: u8 = 0;
+        for step in steps {
+            match step {
+                Step::Pass(secs) => now += i64::from(secs),
+                Step::Sweep(who) => {
+                    for (i, at) in confirmed.iter_mut().enumerate() {
+                        if who & (1 << i) != 0 {
+                            *at = now;
+                        }
+                    }
+                }
+                Step::Tell { who, changes } => {
+                    let known = told[who].is_some();
+                    if open && watched & (1 << who) != 0 {
+                        if changes || !known {
+                            sequence += 1;
+                            told[who] = Some(sequence);
+                        }
+                        let presence = Presence::from_microsoft(Some("Busy"), None);
+                        let number = Sequence(told[who].unwrap());
+                        let message = wire::presence(NAMES[who], &presence, number, at(confirmed[who]), at(1));
+                        v.apply(presences(vec![message], false, position(epoch, sequence)), at(now + ELSEWHERE));
+                    }
+                }
+                Step::Heartbeat if open => {
+                    let as_of = *confirmed.iter().max().unwrap();
+                    let late: Vec<(&str, i64)> = (0..4)
+                        .filter(|i| watched & (1 << i) != 0 && confirmed[*i] < as_of)
+                        .map(|i| (NAMES[i], confirmed[i]))
+                        .collect();
+                    v.apply(heartbeat(as_of, now, &late), at(now + ELSEWHERE));
+                }
+                Step::Heartbeat => {}
+                Step::Watch(who) => {
+                    let list: Vec<String> =
+                        (0..4).filter(|i| who & (1 << i) != 0).map(|i| NAMES[i].to_owned()).collect();
+                    v.set_watched(&list);
+                    for (i, value) in told.iter_mut().enumerate() {
+                        if who & (1 << i) == 0 {
+                            *value = None;
+                        }
+                    }
+                    watched = who;
+                }
+                Step::Break => {
+                    v.disconnected();
+                    open = false;
+                }
+                Step::Open { resumed } => {
+                    v.disconnected();
+                    open = true;
+                    if !resumed {
+                        (epoch, sequence, told) = (epoch + 1, 0, [None; 4]);
+                    }
+                    v.apply(opened(epoch, resumed), at(now + ELSEWHERE));
+                    v.apply(status(Some(5)), at(now + ELSEWHERE));
+                }
+            }
+            for (i, name) in NAMES.iter().enumerate() {
+                let Some(person) = v.person(name) else { continue };
+                if v.is_fresh(person, at(now + ELSEWHERE)) {
+                    prop_assert!(open, "shown as fresh without a connection");
+                    prop_assert!(now - confirmed[i] <= LIMIT, "confirmed {} s ago", now - confirmed[i]);
+                    prop_assert_eq!(person.value.as_ref().map(|held| held.sequence.0), told[i]);
+                }
+            }
+        }
+    }
+
     /// Whatever arrives in whatever order, a person's sequence never goes back within an epoch.
     #[test]
     fn sequences_never_go_back(steps in prop::collection::vec((0_u8..3, 0_u64..50, any::<bool>()), 0..100)) {
