@@ -54,7 +54,10 @@ impl CloudAddress {
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(true)
-            .http2_max_header_list_size(64 << 10);
+            .http2_max_header_list_size(64 << 10)
+            // What is under way is old when it is read; what waits in the cloud is replaced by the newest.
+            .initial_stream_window_size(256 << 10)
+            .initial_connection_window_size(512 << 10);
         let endpoint = match self.url.scheme() {
             "https" => endpoint.tls_config(self.tls()?).map_err(|e| {
                 explained(

@@ -58,6 +58,8 @@ struct Stream {
     over_plan: Vec<(Upn, Arc<str>)>,
     /// Named when the stream opened, and without a value or a final coverage so far. `None` when the snapshot is complete.
     awaited: Option<HashSet<Upn>>,
+    /// Names of the opening are still being taken in: the snapshot cannot be complete yet.
+    opening: bool,
 }
 
 /// Tells which account a UPN named when it was last looked up, and when that was.
@@ -127,10 +129,14 @@ impl TenantHub {
                 watched: HashMap::new(),
                 over_plan: Vec::new(),
                 awaited: resumed.is_none().then(HashSet::new),
+                opening: true,
             },
         );
         self.watch(id, names, resumed, known, now);
-        self.settle_snapshot(id);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.opening = false;
+            stream.settle_snapshot();
+        }
         mailbox.advance(latest);
         self.tell_freshness(Some(id));
         Opened {
@@ -329,8 +335,12 @@ impl TenantHub {
 
     /// Takes in what a lookup brought to light.
     pub fn apply_lookup(&mut self, outcome: LookupOutcome, now: Timestamp) {
+        let mut met_again = false;
         for (upn, user) in outcome.found {
             let moved = self.directory.found(&upn, user, now);
+            met_again |= moved
+                .after
+                .is_some_and(|user| self.state.value(user).is_some());
             self.apply_move(&upn, moved, now);
         }
         for upn in outcome.not_found {
@@ -348,6 +358,10 @@ impl TenantHub {
         }
         for (upn, retry_at) in outcome.failed {
             self.directory.failed(&upn, retry_at);
+        }
+        if met_again {
+            // A value kept from earlier is older than the last sweep: said behind it, before it can pass for confirmed.
+            self.tell_freshness(None);
         }
     }
 
@@ -618,7 +632,7 @@ impl Stream {
     }
 
     fn settle_snapshot(&mut self) {
-        if self.awaited.as_ref().is_some_and(HashSet::is_empty) {
+        if !self.opening && self.awaited.as_ref().is_some_and(HashSet::is_empty) {
             self.awaited = None;
             self.mailbox.put_snapshot_end();
         }

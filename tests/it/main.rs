@@ -5,12 +5,15 @@
     reason = "tests say what they mean in their names"
 )]
 
+mod a_killed_cloud_loses_nothing;
 mod documented_examples;
 mod graph_contract;
+mod layering;
 mod presence_reaches_the_suite;
 mod python_client;
 mod simulator_entra;
 mod simulator_faults;
 mod simulator_graph;
 mod simulator_support;
+mod streams_keep_their_rules;
 mod support;

@@ -1,4 +1,5 @@
 //! What several behaviours need; never a second way to build the system.
 
 pub mod openapi;
+pub mod raw;
 pub mod stage;

@@ -339,3 +339,44 @@ async fn a_stalled_stream_is_ended_and_the_others_go_on() {
     read(&mut hub, 1..=3, "Busy", 5);
     assert_eq!(Held::of(&b.mailbox).end, None);
 }
+
+#[tokio::test]
+async fn a_kept_value_found_again_by_a_lookup_does_not_pass_for_confirmed() {
+    let mut hub = hub();
+    let first = watching(&mut hub, 2);
+    hub.remove(first.id, &[name(2)], &nobody, at(2));
+    read(&mut hub, 1..=1, "Available", 50);
+    let again = hub.open(SuiteId::random(), 10, &[name(2)], None, &nobody, at(51));
+    hub.take_lookups(at(51), 10);
+    let outcome = LookupOutcome {
+        found: vec![(upn(2), user(2))],
+        ..LookupOutcome::default()
+    };
+    hub.apply_lookup(outcome, at(51));
+    let held = Held::of(&again.mailbox);
+    assert_eq!(held.values[&name(2)].0, "Available");
+    let exceptions = held.freshness.unwrap().exceptions;
+    assert_eq!(exceptions, [(Arc::from(name(2)), at(1))]);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_people_known_already_is_complete_with_the_last_of_them() {
+    let mut hub = hub();
+    watching(&mut hub, 3);
+    let names: Vec<String> = (1..=3).map(name).collect();
+    let second = hub.open(SuiteId::random(), 10, &names, None, &nobody, at(2));
+    let Some(Parcel::Status(..)) = second.mailbox.take() else {
+        panic!()
+    };
+    let Some(Parcel::Values {
+        values,
+        snapshot_complete,
+        position,
+        ..
+    }) = second.mailbox.take()
+    else {
+        panic!()
+    };
+    assert_eq!((values.len(), snapshot_complete), (3, true));
+    assert_eq!(position, second.position);
+}

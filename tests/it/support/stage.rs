@@ -29,7 +29,10 @@ impl Deref for Stage {
 
 /// Quick sweeps, so that tests are quick.
 pub fn quick() -> WorldSettings {
-    WorldSettings { interval: Duration::from_millis(150), ..WorldSettings::default() }
+    WorldSettings {
+        interval: Duration::from_millis(150),
+        ..WorldSettings::default()
+    }
 }
 
 impl Stage {
@@ -38,15 +41,24 @@ impl Stage {
         telemetry::init(LogFormat::Text, "presence_bridge=debug");
         let folder = tempfile::tempdir().unwrap();
         let world = World::start(folder.path(), settings).await.unwrap();
-        Self { world, _folder: folder }
+        Self {
+            world,
+            _folder: folder,
+        }
     }
 
     pub async fn tenant(&self, domain: &str, people: usize) -> Tenant {
-        self.tenant_by(domain, people, ConnectionKind::Organisation).await
+        self.tenant_by(domain, people, ConnectionKind::Organisation)
+            .await
     }
 
     pub async fn tenant_by(&self, domain: &str, people: usize, kind: ConnectionKind) -> Tenant {
-        let spec = TenantSpec { domain: domain.into(), name: domain.into(), people, ..TenantSpec::default() };
+        let spec = TenantSpec {
+            domain: domain.into(),
+            name: domain.into(),
+            people,
+            ..TenantSpec::default()
+        };
         self.add_tenant(spec, kind).await.unwrap()
     }
 
@@ -61,7 +73,10 @@ impl Stage {
 
     /// Presence requests so far.
     pub fn presence_requests(&self, tenant: &Tenant) -> u64 {
-        self.microsoft.requests().of(tenant.id(), Endpoint::Presence).total
+        self.microsoft
+            .requests()
+            .of(tenant.id(), Endpoint::Presence)
+            .total
     }
 }
 
@@ -78,30 +93,41 @@ pub struct Watcher {
 impl Watcher {
     pub fn new(suite: Suite) -> Self {
         let handle = suite.handle.clone();
-        #[allow(clippy::disallowed_methods, reason = "aborted when the watcher is dropped")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "aborted when the watcher is dropped"
+        )]
         let drain = tokio::spawn(async move {
             // Takes the whole suite, not only its events: it runs as long as this task.
             let mut suite = suite;
             while suite.events.recv().await.is_some() {}
         });
-        Self { handle, _drain: tokio_util::task::AbortOnDropHandle::new(drain) }
+        Self {
+            handle,
+            _drain: tokio_util::task::AbortOnDropHandle::new(drain),
+        }
     }
 
     /// Availability as held: Microsoft's word, or "" without a value.
     pub fn holds(&self, upn: &str) -> String {
         let view = self.handle.view();
         let value = view.person(upn).and_then(|p| p.value.as_ref());
-        value.map(|v| v.presence.availability.as_str().to_owned()).unwrap_or_default()
+        value
+            .map(|v| v.presence.availability.as_str().to_owned())
+            .unwrap_or_default()
     }
 
     pub fn is_fresh(&self, upn: &str) -> bool {
         let view = self.handle.view();
-        view.person(upn).is_some_and(|p| view.is_fresh(p, Clock::system().now()))
+        view.person(upn)
+            .is_some_and(|p| view.is_fresh(p, Clock::system().now()))
     }
 
     pub fn coverage(&self, upn: &str) -> Option<CoverageState> {
         let view = self.handle.view();
-        view.person(upn).and_then(|p| p.coverage.as_ref()).map_or(Some(CoverageState::Monitored), |c| c.state)
+        view.person(upn)
+            .and_then(|p| p.coverage.as_ref())
+            .map_or(Some(CoverageState::Monitored), |c| c.state)
     }
 
     pub fn status(&self) -> Option<TenantStatus> {
@@ -109,15 +135,24 @@ impl Watcher {
     }
 
     pub async fn until_holds(&self, upn: &str, availability: &str) {
-        until(&format!("{availability} is held"), || self.holds(upn) == availability).await;
+        until(&format!("{availability} is held"), || {
+            self.holds(upn) == availability
+        })
+        .await;
     }
 
     pub async fn until_covers(&self, upn: &str, state: CoverageState) {
-        until(&format!("coverage is {state:?}"), || self.coverage(upn) == Some(state)).await;
+        until(&format!("coverage is {state:?}"), || {
+            self.coverage(upn) == Some(state)
+        })
+        .await;
     }
 
     pub async fn until_state(&self, state: &str) {
-        until(&format!("the tenant is {state}"), || self.status().is_some_and(|s| s.state == state)).await;
+        until(&format!("the tenant is {state}"), || {
+            self.status().is_some_and(|s| s.state == state)
+        })
+        .await;
     }
 
     /// Everybody watched is held and fresh.
