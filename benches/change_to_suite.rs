@@ -53,14 +53,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for n in 0..changes {
         tokio::time::sleep(interval.mul_f64(rng.f64())).await;
         let upn = &upns[rng.usize(..upns.len())];
-        let word = if n % 2 == 0 { "Busy" } else { "Away" };
+        let state = if n % 2 == 0 { "Busy" } else { "Away" };
         let before = drain
             .view()
             .person(upn)
             .and_then(|p| p.value.as_ref())
             .map(|v| v.sequence);
-        tenant.set_presence(upn, word, word);
-        let changed = Instant::now();
+        tenant.set_presence(upn, state, state);
+        let began = Instant::now();
         while drain
             .view()
             .person(upn)
@@ -69,11 +69,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             == before
         {
             let _ = tokio::time::timeout(Duration::from_millis(1), suite.events.recv()).await;
-            if changed.elapsed() > interval * 5 {
+            if began.elapsed() > interval * 5 {
                 break;
             }
         }
-        delays.push(changed.elapsed().as_secs_f64() / interval.as_secs_f64());
+        delays.push(began.elapsed().as_secs_f64() / interval.as_secs_f64());
     }
     delays.sort_by(f64::total_cmp);
     let at = |part: f64| {
