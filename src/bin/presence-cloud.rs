@@ -345,7 +345,11 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
                 share_work_location: add.share_work_location,
                 verify: !add.no_verify,
             };
-            let (id, is_new) = admin::connect_tenant(&store, &key, &entra, &clock, request).await?;
+            let connected = admin::connect_tenant(&store, &key, &entra, &clock, request).await;
+            let (id, is_new) = connected.map_err(|e| match e.cause() {
+                Some(cause) => anyhow!("{} {}\nDetails: {}", cause.text, cause.remedy, chain(&e)),
+                None => anyhow!(e),
+            })?;
             say(&format!(
                 "{} tenant {id}.",
                 if is_new {

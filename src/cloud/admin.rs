@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::store::{ConnectionKind, NewTenant, Store, StoreError, TenantRow, TenantStatus};
 use super::tokens::refresh_token_at;
 use crate::clock::Clock;
-use crate::microsoft::{Entra, MicrosoftError};
-use crate::model::{TenantId, Timestamp};
+use crate::microsoft::{Entra, MicrosoftError, Recovery};
+use crate::model::{Cause, TenantId, Timestamp};
 use crate::secret::{KeyEncryptionKey, Secret, random_bytes};
 
 /// Letters of an enrolment code: no I, L, O, U, so that none is mistaken for another (Crockford's base 32).
@@ -52,6 +52,21 @@ pub enum ConnectError {
     /// The store failed.
     #[error("the organisation could not be stored")]
     Store(#[from] StoreError),
+}
+
+impl ConnectError {
+    /// What it means in plain words, where Microsoft's answer says so.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Microsoft(e) => match e.recovery() {
+                Recovery::Reauthorize(cause)
+                | Recovery::AskAdministrator(cause)
+                | Recovery::OurFault { cause, .. } => Some(cause),
+                _ => None,
+            },
+            Self::Store(_) => None,
+        }
+    }
 }
 
 /// Connects a tenant. Returns its id and whether it is new.

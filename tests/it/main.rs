@@ -9,6 +9,7 @@ mod a_killed_cloud_loses_nothing;
 mod documented_examples;
 mod graph_contract;
 mod layering;
+mod logs_hold_no_secrets;
 mod presence_reaches_the_suite;
 mod python_client;
 mod simulator_entra;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use governor::{Quota, RateLimiter};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::StreamSettings;
 use super::auth::{Authenticator, SuiteIdentity};
@@ -75,6 +75,16 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         let id = self.id();
         self.tenant.with_hub(|hub, _, now| hub.close(id, now));
+    }
+}
+
+/// A suite that simply goes away is no error; what it sends and cannot be read is.
+fn unless_gone(
+    message: Result<Option<v1::WatchRequest>, Status>,
+) -> Result<Option<v1::WatchRequest>, Status> {
+    match message {
+        Err(status) if matches!(status.code(), Code::Cancelled | Code::Unknown) => Ok(None),
+        other => other,
     }
 }
 
@@ -171,7 +181,7 @@ impl Conversation {
                 .until(self.identity.expires_at.plus(CREDENTIAL_GRACE));
             let down = self.down.clone();
             tokio::select! {
-                message = self.up.message(), if up_is_open => match message? {
+                message = self.up.message(), if up_is_open => match unless_gone(message)? {
                     None => up_is_open = false,
                     Some(message) => {
                         self.apply(&stream, message).await?;
