@@ -119,6 +119,7 @@ pub async fn connect_tenant(
             max_watched: request.max_watched,
             share_status_message: request.share_status_message,
             share_work_location: request.share_work_location,
+            updated_at: clock.now(),
         },
         wrapped_data_key,
         sealed_refresh_token,
@@ -197,6 +198,7 @@ mod tests {
             max_watched: 1,
             share_status_message: false,
             share_work_location: false,
+            updated_at: Timestamp::default(),
         }
     }
 

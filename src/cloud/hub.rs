@@ -20,6 +20,9 @@ use crate::model::{
 /// More exceptions than this are told as one older time for everybody.
 const MAX_EXCEPTIONS: usize = 256;
 
+/// So much of a text that is no UPN is repeated in its coverage.
+const MAX_ECHO_BYTES: usize = 320;
+
 /// How long the value of somebody nobody watches is kept, so that a suite that comes back finds its place.
 const LINGER: Duration = Duration::from_mins(15);
 
@@ -640,6 +643,7 @@ impl Stream {
 
     /// Coverage of a text that is not watched under its own name.
     fn say_about_text(&self, text: &str, state: CoverageState, now: Timestamp) {
+        let text = &text[..text.floor_char_boundary(MAX_ECHO_BYTES)];
         // Only to have a key in the mailbox: the text itself cannot be one, because it is no UPN or another spelling of one.
         let digest = crate::secret::sha256(text.as_bytes());
         let key = format!(

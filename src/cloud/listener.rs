@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -27,6 +28,9 @@ const MAX_CONNECTIONS: usize = 20_000;
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// A connection without a request by then is closed: silent ones must not take the place of suites.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 /// Rest after an accept error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -147,18 +151,19 @@ pub async fn serve<S>(
         connections.spawn(async move {
             let _slot = slot;
             let _ = socket.set_nodelay(true);
-            let service = with_peer(service, peer);
+            let asked = Arc::new(AtomicBool::new(false));
+            let service = with_peer(service, peer, Arc::clone(&asked));
             match acceptor {
                 None => {
                     let connection = http.serve_connection(TokioIo::new(socket), service);
-                    report(watcher.watch(connection.into_owned()).await);
+                    unless_silent(watcher.watch(connection.into_owned()), &asked).await;
                 }
                 Some(acceptor) => {
                     let Some(stream) = handshake(&acceptor, socket, &stop).await else {
                         return;
                     };
                     let connection = http.serve_connection(TokioIo::new(stream), service);
-                    report(watcher.watch(connection.into_owned()).await);
+                    unless_silent(watcher.watch(connection.into_owned()), &asked).await;
                 }
             }
         });
@@ -182,15 +187,31 @@ async fn handshake(
     stop.run_until_cancelled(handshake).await?.ok()?.ok()
 }
 
-fn report(outcome: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a connection ended with an error");
+/// Serves a connection to its end, or closes it when nothing was asked in time.
+async fn unless_silent(
+    connection: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
+    asked: &AtomicBool,
+) {
+    let silence = async {
+        tokio::time::sleep(FIRST_REQUEST).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        outcome = connection => {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "a connection ended with an error");
+            }
+        }
+        () = silence => tracing::debug!("a connection without a request was closed"),
     }
 }
 
 fn with_peer<S>(
     service: S,
     peer: SocketAddr,
+    asked: Arc<AtomicBool>,
 ) -> TowerToHyperService<
     impl tower::Service<
         http::Request<hyper::body::Incoming>,
@@ -209,6 +230,7 @@ where
 {
     TowerToHyperService::new(service.map_request(
         move |request: http::Request<hyper::body::Incoming>| {
+            asked.store(true, Ordering::Relaxed);
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer.ip()));
             request

@@ -18,6 +18,9 @@ use crate::wire::MAX_PEOPLE_PER_MESSAGE;
 /// Rough bytes of values in one message, so that a frame stays near 64 KiB. `security-and-faults.md` §6.
 const MAX_VALUE_BYTES: usize = 48 << 10;
 
+/// Coverage that waits for a reader: more than any watch list, so that only nonsense gets here. The stream is ended.
+const MAX_COVERAGE: usize = 65_536;
+
 /// Why a stream ends, for the suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
@@ -192,9 +195,19 @@ impl Mailbox {
 
     /// Puts in the coverage of a person.
     pub fn put_coverage(&self, upn: &Upn, asked: Arc<str>, state: CoverageState, since: Timestamp) {
+        let mut full = false;
         self.put(|inner| {
-            inner.coverage.insert(upn.clone(), (asked, state, since));
+            full = inner.coverage.len() >= MAX_COVERAGE && !inner.coverage.contains_key(upn);
+            if !full {
+                inner.coverage.insert(upn.clone(), (asked, state, since));
+            }
         });
+        if full {
+            self.end(End {
+                reason: EndReason::TooSlow,
+                reconnect_after: Some(Duration::from_mins(1)),
+            });
+        }
     }
 
     /// Puts in the state of the tenant's connection.
@@ -463,6 +476,30 @@ mod tests {
         while let Some(parcel) = m.take() {
             assert!(matches!(parcel, Parcel::Values { ref values, .. } if values.is_empty()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_nonsense_ends_the_stream_instead_of_filling_the_memory() {
+        let m = mailbox();
+        for n in 0..=MAX_COVERAGE as u64 {
+            m.put_coverage(
+                &upn(n),
+                "x".into(),
+                CoverageState::Invalid,
+                Timestamp::default(),
+            );
+        }
+        assert!(matches!(
+            m.take(),
+            Some(Parcel::End(
+                End {
+                    reason: EndReason::TooSlow,
+                    ..
+                },
+                _
+            ))
+        ));
+        assert!(m.is_empty());
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ impl TenantStatus {
 }
 
 /// A tenant as stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantRow {
     /// Entra tenant id.
     pub id: TenantId,
@@ -62,6 +62,8 @@ pub struct TenantRow {
     pub share_status_message: bool,
     /// Whether work locations may be passed on.
     pub share_work_location: bool,
+    /// When the operator last changed it; set by the store.
+    pub updated_at: Timestamp,
 }
 
 /// A tenant to add.
@@ -106,6 +108,7 @@ fn tenant(row: &SqliteRow) -> Result<TenantRow, StoreError> {
         max_watched: u32::try_from(max_watched).map_err(|_| StoreError::Nonsense("a plan"))?,
         share_status_message: row.try_get("share_status_message").map_err(read)?,
         share_work_location: row.try_get("share_work_location").map_err(read)?,
+        updated_at: Timestamp::from_millis(row.try_get("updated_at").map_err(read)?),
     })
 }
 
