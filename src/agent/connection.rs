@@ -155,6 +155,11 @@ pub fn explain(status: &Status) -> Explained {
             "Check the network; the agent keeps trying.",
             true,
         ),
+        Code::Unknown | Code::Internal | Code::Cancelled => explained(
+            "The connection to the cloud broke",
+            "Nothing to do: the agent reconnects by itself.",
+            true,
+        ),
         Code::Unauthenticated => explained(
             "The cloud does not accept this suite's credential",
             "Check that the clock of this machine is right. If it is, the suite was revoked: enrol it again.",

@@ -8,7 +8,7 @@ use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, Key
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Paragraph, Row, Table};
+use ratatui::widgets::{Cell, Paragraph, Row, Table, Wrap};
 
 use super::json::coverage_word;
 use super::view::{Person, View};
@@ -153,10 +153,13 @@ pub fn draw(
         })
         .collect();
     let shown = u16::try_from(problems.len().min(5)).unwrap_or(5);
+    // A cause with its remedy takes more room than "connected".
+    let well = view.tenant().is_none_or(|tenant| tenant.connected);
+    let head_height = if well && view.is_connected() { 4 } else { 7 };
     let [head, table, why, foot] = Layout::vertical([
-        Constraint::Length(4),
+        Constraint::Length(head_height),
         Constraint::Min(3),
-        Constraint::Length(if shown > 0 { shown + 1 } else { 0 }),
+        Constraint::Length(if shown > 0 { shown * 2 + 1 } else { 0 }),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -180,7 +183,7 @@ pub fn draw(
         let detail = person.coverage.as_ref().map_or("", |c| c.detail.as_str());
         lines.push(Line::from(format!("{}: {detail}", person.upn)));
     }
-    frame.render_widget(Paragraph::new(lines), why);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), why);
     frame.render_widget(
         Line::from("q quit · arrows and page keys scroll").dark_gray(),
         foot,
@@ -222,7 +225,7 @@ fn draw_head(
         .yellow(),
     });
     lines.push(Line::from(coverage_line(view, now)));
-    frame.render_widget(Paragraph::new(lines), area);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), area);
 }
 
 /// What the person at the keyboard wants.

@@ -342,7 +342,10 @@ fn plain(event: &Event, now: presence_bridge::model::Timestamp) -> String {
         Event::Coverage { upn, coverage } if !coverage.detail.is_empty() => {
             format!("{now} {upn}: {}", coverage.detail)
         }
-        Event::TenantStatus(t) => format!("{now} Microsoft: {} {} {}", t.state, t.cause, t.remedy),
+        Event::TenantStatus(t) => {
+            let text = format!("{now} Microsoft: {} {} {}", t.state, t.cause, t.remedy);
+            text.trim_end().to_owned()
+        }
         Event::Coverage { .. } | Event::SnapshotComplete | Event::Heartbeat { .. } => String::new(),
     }
 }
@@ -434,10 +437,15 @@ async fn check(state: &Path) -> anyhow::Result<ExitCode> {
     if let Some(tenant) = handle.view().tenant() {
         // With nobody watched nothing is read, so a tenant that is still pending is no fault.
         let fine = tenant.connected || tenant.state == "pending";
-        let text = format!(
-            "{} {} {} {}",
-            tenant.state, tenant.cause, tenant.remedy, tenant.code
-        );
+        let text = if tenant.state == "pending" {
+            "nothing has been read yet; that begins when somebody is watched".to_owned()
+        } else {
+            format!(
+                "{} {} {} {}",
+                tenant.state, tenant.cause, tenant.remedy, tenant.code
+            )
+        };
+        let text = text.trim_end().to_owned();
         well &= step(
             "the cloud's connection to Microsoft",
             if fine { Ok(text) } else { Err(text) },

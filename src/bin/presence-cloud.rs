@@ -11,9 +11,10 @@ use presence_bridge::clock::Clock;
 use presence_bridge::cloud::admin::{
     self, ConnectTenant, DEFAULT_CODE_LIFE, DEFAULT_MAX_WATCHED, NewCredential,
 };
-use presence_bridge::cloud::store::{Store, TenantStatus};
+use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
 use presence_bridge::cloud::{self, Cloud, Parts};
 use presence_bridge::config::cloud::CloudConfig;
+use presence_bridge::microsoft::{Entra, MicrosoftError};
 use presence_bridge::secret::{KeyEncryptionKey, Secret, read_secret_file};
 use presence_bridge::telemetry;
 use tokio_util::sync::CancellationToken;
@@ -76,8 +77,14 @@ enum Tenant {
     Suspend(Which),
     /// Goes on after `suspend`, and tries a refused connection again at once.
     Resume(Which),
-    /// Off-boards an organisation: destroys its credentials, revokes its suites.
-    Remove(Which),
+    /// Off-boards an organisation for good: destroys its credentials, revokes its suites.
+    Remove {
+        #[command(flatten)]
+        which: Which,
+        /// Do it; without this it is only said what would be done.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Args)]
@@ -173,6 +180,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve => serve(config).await,
         Command::Check { offline } => check(&cli.config, config, offline).await,
+        Command::Keys(Keys::Create) if config.key_file.exists() => {
+            bail!("{} is there already and is kept", config.key_file.display())
+        }
         Command::Keys(Keys::Create) => {
             KeyEncryptionKey::create(&config.key_file)?;
             say(&format!(
@@ -218,12 +228,14 @@ fn step(what: &str, outcome: &anyhow::Result<String>) -> bool {
 
 async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Result<()> {
     say(&format!("{} is well-formed.", path.display()));
-    let key = KeyEncryptionKey::read(&config.key_file);
-    let mut well = step(
-        "the key that seals credentials",
-        &key.map(|_| config.key_file.display().to_string())
-            .map_err(Into::into),
-    );
+    let key = KeyEncryptionKey::read(&config.key_file)
+        .map(|_| config.key_file.display().to_string())
+        .context(if config.key_file.exists() {
+            "it is there but cannot be used"
+        } else {
+            "it is not there yet; make it with: presence-cloud keys create"
+        });
+    let mut well = step("the key that seals credentials", &key);
     let transport = cloud::transport(&config);
     let entra = transport.and_then(|t| cloud::entra(&config, t, Clock::system()));
     well &= step(
@@ -241,44 +253,50 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
                 .map_err(Into::into),
         );
     }
-    let store = Store::open(&config.database).await;
-    well &= step(
-        "the database",
-        &store
+    let store = if config.database.exists() {
+        let store = Store::open(&config.database).await;
+        let found = store
             .as_ref()
-            .map(|_| config.database.display().to_string())
-            .map_err(|e| anyhow!(chain(e))),
-    );
-    let port = tokio::net::TcpListener::bind(config.grpc_listen).await;
-    well &= step(
-        "the gRPC port",
-        &port
-            .map(|_| format!("{} is free", config.grpc_listen))
-            .with_context(|| {
-                format!(
-                    "{} cannot be used; is presence-cloud running already?",
-                    config.grpc_listen
-                )
-            }),
-    );
+            .map(|_| config.database.display().to_string());
+        well &= step("the database", &found.map_err(|e| anyhow!(chain(e))));
+        store.ok()
+    } else {
+        let name = config.database.display();
+        say(&format!(
+            "  note  the database: {name} is not there yet; it is made when it is needed"
+        ));
+        None
+    };
+    match tokio::net::TcpListener::bind(config.grpc_listen).await {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => say(&format!(
+            "  note  the gRPC port: {} is in use, by a running presence-cloud or by something else",
+            config.grpc_listen
+        )),
+        port => {
+            let port = port
+                .map(|_| format!("{} is free", config.grpc_listen))
+                .with_context(|| format!("{} cannot be used", config.grpc_listen));
+            well &= step("the gRPC port", &port);
+        }
+    }
     say(&format!(
         "  note  the budget: {} presence requests per {} s and tenant; everybody is read every {:?} at best",
         config.poll.presence.allowed(),
         config.poll.presence.window.as_secs(),
         config.poll.interval
     ));
-    if let (Ok(entra), Ok(store), false) = (&entra, &store, offline) {
-        let tenants = store.tenants().await?;
-        if tenants.is_empty() {
-            say("  note  no tenant is connected yet: presence-cloud tenant add");
-        }
+    let tenants = match &store {
+        Some(store) => store.tenants().await?,
+        None => Vec::new(),
+    };
+    if tenants.is_empty() {
+        say("  note  no tenant is connected yet: presence-cloud tenant add");
+    }
+    if let (Ok(entra), false) = (&entra, offline) {
         for tenant in tenants.iter().filter(|t| t.status == TenantStatus::Active) {
-            let found = entra.discover(&tenant.id.to_string()).await;
             well &= step(
-                &format!("Microsoft knows {}", tenant.name),
-                &found
-                    .map(|f| f.tenant.to_string())
-                    .map_err(|e| anyhow!(chain(&e))),
+                &format!("Microsoft and {}", tenant.name),
+                &let_in(entra, tenant).await,
             );
         }
     }
@@ -287,6 +305,24 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
     }
     say("All is well.");
     Ok(())
+}
+
+/// Whether Microsoft lets us in. A service account's refresh token is not spent for a check: there only the tenant is asked for.
+async fn let_in(entra: &Entra, tenant: &TenantRow) -> anyhow::Result<String> {
+    let failed = |e: MicrosoftError| anyhow!(chain(&e));
+    match tenant.connection {
+        ConnectionKind::Organisation => {
+            entra.app_token(tenant.id).await.map_err(failed)?;
+            Ok("gives us access".into())
+        }
+        ConnectionKind::ServiceAccount => {
+            entra
+                .discover(&tenant.id.to_string())
+                .await
+                .map_err(failed)?;
+            Ok("knows the organisation".into())
+        }
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -383,7 +419,22 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
         Tenant::Resume(which) => {
             set_status(&store, &which, TenantStatus::Active, "Resumed").await?;
         }
-        Tenant::Remove(which) => {
+        Tenant::Remove { which, yes: false } => {
+            let tenants = store.tenants().await?;
+            let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
+            let suites = store
+                .suites(Some(tenant.id))
+                .await?
+                .iter()
+                .filter(|s| s.active)
+                .count();
+            bail!(
+                "this would destroy the credentials of {} ({}) and revoke its {suites} suites for good; if that is meant, add --yes",
+                tenant.name,
+                tenant.id
+            );
+        }
+        Tenant::Remove { which, yes: true } => {
             set_status(&store, &which, TenantStatus::Gone, "Off-boarded").await?;
             say(
                 "Its credentials are destroyed and its suites revoked. The customer should remove the enterprise",

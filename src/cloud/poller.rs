@@ -503,12 +503,13 @@ impl Tenant {
         let wait = core.health.failed(recovery, now);
         let until = Instant::now() + wait;
         core.resting_until = core.resting_until.max(Some(until));
-        core.cadence = match core.health.health().state {
-            HealthState::Connected | HealthState::Degraded => core
-                .cadence
-                .map(|_| self.shared.settings.interval.max(wait)),
-            _ => None,
-        };
+        // While we are kept from reading, the cadence stays what it was: that is by what the suites judge what is stale.
+        if !matches!(
+            core.health.health().state,
+            HealthState::Connected | HealthState::Degraded
+        ) {
+            core.cadence = None;
+        }
         let health = core.health.health().clone();
         core.tell_status();
         drop(core);

@@ -128,6 +128,7 @@ impl Tenants {
             });
             // Only who was changed is tried anew: one customer's change costs the others no token.
             if tenant.row() != row {
+                tracing::info!(tenant.id = %tenant.id(), status = row.status.as_str(), "the operator has changed a tenant");
                 tenant.changed(row);
             }
             if gone {

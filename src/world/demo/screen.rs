@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Padding, Paragraph, Row, Table};
+use ratatui::widgets::{Block, Cell, Padding, Paragraph, Row, Table, Wrap};
 
 use super::Demo;
 use crate::agent::table::{age, lamp, words};
@@ -24,7 +24,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, demo: &Demo) {
         Constraint::Length(5),
         Constraint::Length(6),
         Constraint::Min(4),
-        Constraint::Length(7),
+        Constraint::Length(if frame.area().width < 165 { 9 } else { 7 }),
     ])
     .areas(frame.area());
     let title = vec![
@@ -46,7 +46,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, demo: &Demo) {
             Line::from(vec![format!("{title:<22}").dark_gray(), command.into()])
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines).block(block("Try it")), hints);
+    frame.render_widget(
+        Paragraph::new(lines)
+            .wrap(Wrap { trim: false })
+            .block(block("Try it")),
+        hints,
+    );
 }
 
 fn draw_tenants(frame: &mut Frame<'_>, area: Rect, demo: &Demo) {
