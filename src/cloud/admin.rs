@@ -104,6 +104,7 @@ pub async fn connect_tenant(
             max_watched: request.max_watched,
             share_status_message: request.share_status_message,
             share_work_location: request.share_work_location,
+            updated_at: Timestamp::default(),
         },
         wrapped_data_key,
         sealed_refresh_token,
@@ -182,6 +183,7 @@ mod tests {
             max_watched: 1,
             share_status_message: false,
             share_work_location: false,
+            updated_at: Timestamp::default(),
         }
     }
 

@@ -126,7 +126,10 @@ impl Tenants {
                     },
                 );
             });
-            tenant.changed(row);
+            // What was changed elsewhere must not cost this tenant its token, nor end its rest.
+            if row.updated_at != tenant.row().updated_at {
+                tenant.changed(row);
+            }
             if gone {
                 self.served().remove(&tenant.id());
             }

@@ -7,6 +7,7 @@
 
 mod documented_examples;
 mod graph_contract;
+mod microsoft_misbehaves;
 mod presence_reaches_the_suite;
 mod python_client;
 mod simulator_entra;
