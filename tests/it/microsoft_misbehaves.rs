@@ -314,7 +314,7 @@ async fn after_the_told_time_reading_goes_on_by_itself() {
         let requests = scene.stage.microsoft.requests();
         requests.of(scene.tenant.id(), Endpoint::Presence).throttled
     };
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let scope = Scope::Tenant(scene.tenant.id());
     scene.stage.microsoft.set_fault(throttle, scope, Some(1));
     scene.suite.until_state("degraded").await;
