@@ -150,14 +150,14 @@ pub fn explain(status: &Status) -> Explained {
                 true,
             )
         }
+        _ if never_arrived && (all.contains("body") || all.contains("h2 protocol")) => explained(
+            "The connection to the cloud broke",
+            "Nothing to do: the agent reconnects by itself.",
+            true,
+        ),
         _ if never_arrived => explained(
             format!("The connection to the cloud failed: {}", words(status)),
             "Check the network; the agent keeps trying.",
-            true,
-        ),
-        Code::Unknown | Code::Internal | Code::Cancelled => explained(
-            "The connection to the cloud broke",
-            "Nothing to do: the agent reconnects by itself.",
             true,
         ),
         Code::Unauthenticated => explained(

@@ -119,7 +119,7 @@ pub async fn connect_tenant(
             max_watched: request.max_watched,
             share_status_message: request.share_status_message,
             share_work_location: request.share_work_location,
-            updated_at: clock.now(),
+            updated_at: Timestamp::default(),
         },
         wrapped_data_key,
         sealed_refresh_token,

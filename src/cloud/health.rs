@@ -106,6 +106,10 @@ impl HealthMachine {
         self.failures = self.failures.saturating_add(1);
         match recovery {
             Recovery::Retry { after } => {
+                if after.is_some() {
+                    // Told to wait, the next try is far away: it would be too late to tell the suites then.
+                    self.failures = self.failures.max(FAILURES_BEFORE_DEGRADED);
+                }
                 self.transient(microsoft_does_not_answer(), now);
                 after
                     .unwrap_or_default()
@@ -264,6 +268,16 @@ mod tests {
                 since: at(9)
             }
         );
+    }
+
+    #[test]
+    fn told_to_wait_the_suites_are_told_at_once() {
+        let mut m = machine();
+        m.succeeded(at(1));
+        let hour = Duration::from_hours(1);
+        let down = Recovery::Retry { after: Some(hour) };
+        assert_eq!(m.failed(&down, at(2)), hour);
+        assert_eq!(m.health().state, HealthState::Degraded);
     }
 
     #[test]

@@ -126,8 +126,8 @@ impl Tenants {
                     },
                 );
             });
-            // Only who was changed is tried anew: one customer's change costs the others no token.
-            if tenant.row() != row {
+            // What was changed elsewhere must not cost this tenant its token, nor end its rest.
+            if tenant.row().updated_at != row.updated_at {
                 tracing::info!(tenant.id = %tenant.id(), status = row.status.as_str(), "the operator has changed a tenant");
                 tenant.changed(row);
             }

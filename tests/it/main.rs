@@ -10,6 +10,7 @@ mod documented_examples;
 mod graph_contract;
 mod layering;
 mod logs_hold_no_secrets;
+mod microsoft_misbehaves;
 mod presence_reaches_the_suite;
 mod python_client;
 mod simulator_entra;

@@ -62,7 +62,7 @@ pub struct TenantRow {
     pub share_status_message: bool,
     /// Whether work locations may be passed on.
     pub share_work_location: bool,
-    /// When the operator last changed it; set by the store.
+    /// When it was last changed: never the same after a change. The store sets it.
     pub updated_at: Timestamp,
 }
 
@@ -134,7 +134,7 @@ impl Store {
                                   created_at, updated_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
              ON CONFLICT (tenant_id) DO UPDATE SET name = $2, connection = $3, status = $4, max_watched = $5,
-                share_status_message = $6, share_work_location = $7, updated_at = $8",
+                share_status_message = $6, share_work_location = $7, updated_at = MAX($8, updated_at + 1)",
         )
         .bind(&id)
         .bind(&new.row.name)
@@ -219,7 +219,7 @@ impl Store {
             .map_err(failed)?;
         let id = id.to_string();
         let changed =
-            sqlx::query("UPDATE tenants SET status = $2, updated_at = $3 WHERE tenant_id = $1")
+            sqlx::query("UPDATE tenants SET status = $2, updated_at = MAX($3, updated_at + 1) WHERE tenant_id = $1")
                 .bind(&id)
                 .bind(status.as_str())
                 .bind(now.as_millis())

@@ -17,7 +17,7 @@ fn new_tenant(n: u128, token: Option<&[u8]>) -> NewTenant {
             max_watched: 100,
             share_status_message: false,
             share_work_location: true,
-            updated_at: NOW,
+            updated_at: Timestamp::default(),
         },
         wrapped_data_key: vec![1, 2, 3],
         sealed_refresh_token: token.map(<[u8]>::to_vec),
