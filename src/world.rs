@@ -39,6 +39,9 @@ const APPLICATION_PERMISSIONS: &[&str] = &["Presence.Read.All", "User.ReadBasic.
 const DELEGATED_PERMISSIONS: &[&str] =
     &["Presence.Read.All", "User.ReadBasic.All", "offline_access"];
 
+/// Ports tried until one is free.
+const PORTS_TRIED: u32 = 50;
+
 /// Why a world could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
@@ -157,26 +160,35 @@ impl World {
             secrets: vec![secret.clone()],
             ..AppRegistration::default()
         });
-        // The port is chosen now, so that a restarted cloud is where its suites look for it.
-        let grpc = free_port().await.map_err(io("no free port"))?;
         std::fs::create_dir_all(folder)
             .map_err(io(format!("cannot create {}", folder.display())))?;
         let folder = std::path::absolute(folder).map_err(io("cannot find the folder"))?;
         write_private(&folder.join("client-secret"), &secret)?;
         KeyEncryptionKey::create(&folder.join("key"))?;
-        let text = cloud_toml(&settings, &microsoft_url, client_id, grpc);
-        std::fs::write(folder.join("cloud.toml"), text).map_err(io("cannot write cloud.toml"))?;
         let mut world = Self {
             microsoft,
             microsoft_url,
             folder,
             client_id,
             cloud: None,
-            grpc,
+            grpc: SocketAddr::from(([127, 0, 0, 1], 0)),
             _microsoft_stop: stop.drop_guard(),
             _microsoft_work: AbortOnDropHandle::new(work),
         };
-        world.start_cloud().await?;
+        // A port that stays the same, so that a restarted cloud is where its suites look for it; somebody may be quicker to take it.
+        for attempt in 1.. {
+            world.grpc = free_port().await.map_err(io("no free port"))?;
+            let text = cloud_toml(&settings, &world.microsoft_url, client_id, world.grpc);
+            std::fs::write(world.folder.join("cloud.toml"), text)
+                .map_err(io("cannot write cloud.toml"))?;
+            match world.start_cloud().await {
+                Err(WorldError::Build(BuildError::Listen(..))) if attempt < PORTS_TRIED => {}
+                started => {
+                    started?;
+                    break;
+                }
+            }
+        }
         Ok(world)
     }
 
@@ -364,9 +376,17 @@ impl World {
     }
 }
 
-/// A port of loopback that nobody uses now.
+/// A port of loopback that nobody uses now, outside of the range from which the system takes ports for outgoing connections.
 async fn free_port() -> std::io::Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()
+    let mut last = None;
+    for _ in 0..PORTS_TRIED {
+        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(20_000..32_000)));
+        match TcpListener::bind(address).await {
+            Ok(_) => return Ok(address),
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), WorldError> {
