@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::stream::{SelectAll, StreamExt as _};
+use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -129,6 +129,8 @@ pub async fn run(settings: DemoSettings) -> Result<bool, WorldError> {
     if screen.is_none() {
         demo.introduce(settings.json);
     }
+    // Kept until the figures at the end have been taken: a suite to whom nobody listens ends its stream.
+    let mut events = merged(&mut suites);
     let end = async {
         match settings.length {
             Some(length) => tokio::time::sleep(length).await,
@@ -136,14 +138,31 @@ pub async fn run(settings: DemoSettings) -> Result<bool, WorldError> {
         }
     };
     tokio::select! {
-        () = demo.follow(&mut suites, screen, settings.json) => {}
+        () = demo.follow(&mut events, screen, settings.json) => {}
         () = end => {}
         () = telemetry::interrupted() => {}
     }
     let well = demo.finish(settings.json, settings.length.is_some());
-    drop(suites);
+    drop((suites, events));
     demo.world.stop_cloud().await;
     Ok(well)
+}
+
+/// What happens at all suites, with the index of the suite.
+type Events = SelectAll<BoxStream<'static, (usize, Event)>>;
+
+fn merged(suites: &mut [Suite]) -> Events {
+    let mut events = SelectAll::new();
+    for (index, suite) in suites.iter_mut().enumerate() {
+        let (_, nothing) = tokio::sync::mpsc::channel(1);
+        let receiver = std::mem::replace(&mut suite.events, nothing);
+        events.push(
+            ReceiverStream::new(receiver)
+                .map(move |event| (index, event))
+                .boxed(),
+        );
+    }
+    events
 }
 
 impl Demo {
@@ -280,14 +299,7 @@ impl Demo {
     }
 
     /// Follows what happens until the person at the keyboard has seen enough.
-    async fn follow(&mut self, suites: &mut [Suite], mut screen: Option<Screen>, json: bool) {
-        let mut events = SelectAll::new();
-        for (index, suite) in suites.iter_mut().enumerate() {
-            // The suites go on until the figures at the end have been taken.
-            let (_, nothing) = tokio::sync::mpsc::channel(1);
-            let receiver = std::mem::replace(&mut suite.events, nothing);
-            events.push(ReceiverStream::new(receiver).map(move |event| (index, event)));
-        }
+    async fn follow(&mut self, events: &mut Events, mut screen: Option<Screen>, json: bool) {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut figures_due = Instant::now() + Duration::from_secs(5);
