@@ -3,6 +3,12 @@
 //! Tokens are opaque here: never parsed, never logged. A refresh is one attempt, never repeated here: whoever calls owns
 //! the order of saving and using. `entra-oauth.md` §3, §4, §5.3.
 
+mod authorize;
+mod id_token;
+
+pub use authorize::{Ask, Authorized, RedeemError, SignIn, refused_in_browser};
+pub use id_token::{IdTokenError, SignedIn, SigningKeys};
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -136,6 +142,7 @@ pub struct Entra {
     graph_root: Url,
     client_id: Uuid,
     signer: Arc<Signer>,
+    keys: Arc<SigningKeys>,
     clock: Clock,
 }
 
@@ -198,6 +205,7 @@ impl Entra {
             graph_root,
             client_id,
             signer: Arc::new(signer),
+            keys: Arc::default(),
             clock,
         };
         if let Signer::Certificate { key, thumbprint } = &*entra.signer {
@@ -241,7 +249,7 @@ impl Entra {
     pub async fn app_token(&self, tenant: TenantId) -> Result<AccessToken, MicrosoftError> {
         const OPERATION: Operation = Operation::AppToken;
         let sent_at = self.clock.now();
-        let (client, proof) = self.client(OPERATION, tenant)?;
+        let (client, proof) = self.client(OPERATION, &tenant.to_string())?;
         let exchange = Exchange::new(self, OPERATION);
         let mut request = client
             .exchange_client_credentials()
@@ -263,7 +271,7 @@ impl Entra {
     ) -> Result<Refreshed, MicrosoftError> {
         const OPERATION: Operation = Operation::Refresh;
         let sent_at = self.clock.now();
-        let (client, proof) = self.client(OPERATION, tenant)?;
+        let (client, proof) = self.client(OPERATION, &tenant.to_string())?;
         let exchange = Exchange::new(self, OPERATION);
         let refresh_token = RefreshToken::new(refresh_token.expose().to_owned());
         let mut request = client
@@ -283,13 +291,13 @@ impl Entra {
         })
     }
 
-    /// The OAuth client of a tenant, and the parameters that prove who we are where it does not do so itself.
+    /// The OAuth client of an authority, and the parameters that prove who we are where it does not do so itself.
     fn client(
         &self,
         operation: Operation,
-        tenant: TenantId,
+        authority: &str,
     ) -> Result<(Client, Proof), MicrosoftError> {
-        let url = self.url(&[&tenant.to_string(), "oauth2", "v2.0", "token"]);
+        let url = self.url(&[authority, "oauth2", "v2.0", "token"]);
         let mut proof = Vec::new();
         let mut client = oauth2::Client::new(ClientId::new(self.client_id.to_string()))
             .set_auth_type(AuthType::RequestBody);
@@ -515,6 +523,8 @@ struct Tokens {
     expires_in: Option<u64>,
     #[serde(default)]
     refresh_token: Option<RefreshToken>,
+    #[serde(default)]
+    id_token: Option<String>,
     #[serde(default, rename = "scope", deserialize_with = "words")]
     scopes: Vec<Scope>,
 }
