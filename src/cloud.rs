@@ -8,6 +8,7 @@ pub mod directory;
 pub mod health;
 pub mod hub;
 pub mod listener;
+pub mod onboarding;
 pub mod poller;
 pub mod rpc;
 pub mod state;

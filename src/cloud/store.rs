@@ -3,9 +3,14 @@
 //! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
+mod onboarding;
 mod suites;
 mod tenants;
 
+pub use onboarding::{
+    ConnectionRow, NewOnboarding, OnboardingRow, OnboardingStep, SignInPurpose, SignInRow,
+    WebSessionRow,
+};
 pub use suites::{EnrolError, SuiteKey, SuiteRow};
 pub use tenants::{ConnectionKind, NewTenant, SealedRefreshToken, TenantRow, TenantStatus};
 
@@ -47,14 +52,19 @@ pub struct Store {
 }
 
 fn migrator() -> Migrator {
-    let first = SqlStr::from_static(include_str!("store/migrations/0001_init.sql"));
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "init".into(),
-        MigrationType::Simple,
-        first,
-        false,
-    )])
+    let files = [
+        (1, "init", include_str!("store/migrations/0001_init.sql")),
+        (
+            3,
+            "onboarding",
+            include_str!("store/migrations/0003_onboarding.sql"),
+        ),
+    ];
+    let migrations = files.map(|(version, name, sql)| {
+        let sql = SqlStr::from_static(sql);
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(migrations.into())
 }
 
 impl Store {

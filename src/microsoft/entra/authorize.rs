@@ -105,7 +105,11 @@ impl Entra {
     }
 
     /// Trades the code of a sign-in for tokens, and verifies who it was. Exactly one attempt: a code is good once.
-    pub async fn redeem(&self, sign_in: &SignIn<'_>, code: &str) -> Result<Authorized, RedeemError> {
+    pub async fn redeem(
+        &self,
+        sign_in: &SignIn<'_>,
+        code: &str,
+    ) -> Result<Authorized, RedeemError> {
         const OPERATION: Operation = Operation::Redeem;
         let sent_at = self.clock.now();
         let (client, proof) = self.client(OPERATION, ORGANISATIONS)?;
@@ -203,7 +207,10 @@ mod tests {
         let error = refused_in_browser("access_denied", &text);
         assert_eq!(error.correlation_id(), Some(id));
         let shown = format!("{error} {error:?}");
-        assert!(!shown.contains("script") && !shown.contains("contoso"), "{shown}");
+        assert!(
+            !shown.contains("script") && !shown.contains("contoso"),
+            "{shown}"
+        );
         assert!(matches!(error.recovery(), Recovery::Reauthorize(c) if c.code == "AADSTS65004"));
     }
 
@@ -216,7 +223,11 @@ mod tests {
             ("a b", "Trace ID: ÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜÄÖÜ"),
         ] {
             let shown = refused_in_browser(error, description).to_string();
-            assert_eq!(shown.trim_end(), "authorizing in the browser: status 400", "{shown}");
+            assert_eq!(
+                shown.trim_end(),
+                "authorizing in the browser: status 400",
+                "{shown}"
+            );
         }
     }
 }

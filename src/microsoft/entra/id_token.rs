@@ -207,7 +207,10 @@ impl Entra {
     }
 
     fn issuer(&self, tenant: &str) -> String {
-        format!("{}/{tenant}/v2.0", self.login_root.as_str().trim_end_matches('/'))
+        format!(
+            "{}/{tenant}/v2.0",
+            self.login_root.as_str().trim_end_matches('/')
+        )
     }
 
     async fn fetch_signing_keys(&self) -> Result<(), MicrosoftError> {
@@ -224,7 +227,8 @@ impl Entra {
             .flatten()
             .filter_map(|key| {
                 let text = |name: &str| key[name].as_str();
-                let for_signing = text("kty") == Some("RSA") && text("use").is_none_or(|u| u == "sig");
+                let for_signing =
+                    text("kty") == Some("RSA") && text("use").is_none_or(|u| u == "sig");
                 let key_itself = DecodingKey::from_rsa_components(text("n")?, text("e")?).ok()?;
                 for_signing.then(|| {
                     let issuer = text("issuer").map(str::to_owned);
@@ -271,9 +275,9 @@ fn check(
         return Err(IdTokenError::Audience);
     }
     let ours = nonce.expose().as_bytes();
-    let same = claims
-        .nonce
-        .is_some_and(|n| aws_lc_rs::constant_time::verify_slices_are_equal(n.as_bytes(), ours).is_ok());
+    let same = claims.nonce.is_some_and(|n| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(n.as_bytes(), ours).is_ok()
+    });
     if !same {
         return Err(IdTokenError::Nonce);
     }
@@ -305,7 +309,11 @@ fn check(
 
 fn for_display(text: String) -> String {
     let printable = text.chars().filter(|c| !c.is_control());
-    printable.take(MAX_NAME).collect::<String>().trim().to_owned()
+    printable
+        .take(MAX_NAME)
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -90,7 +90,12 @@ impl Stage {
         let message = format!("{}.{}", part(header), part(claims));
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
+            .sign(
+                &RSA_PKCS1_SHA256,
+                &SystemRandom::new(),
+                message.as_bytes(),
+                &mut signature,
+            )
             .unwrap();
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
@@ -100,7 +105,9 @@ impl Stage {
     }
 
     async fn verify(&self, token: &str) -> Result<SignedIn, IdTokenError> {
-        self.entra.verify_id_token(token, &Secret::new("n0nce")).await
+        self.entra
+            .verify_id_token(token, &Secret::new("n0nce"))
+            .await
     }
 }
 
@@ -120,11 +127,17 @@ async fn guests_are_recognised() {
     let stage = stage();
     for (claim, value) in [
         ("preferred_username", "ann_home.com#EXT#@contoso.com"),
-        ("idp", "https://sts.windows.net/44444444-0000-0000-0000-000000000000/"),
+        (
+            "idp",
+            "https://sts.windows.net/44444444-0000-0000-0000-000000000000/",
+        ),
     ] {
         let mut claims = claims();
         claims[claim] = value.into();
-        assert!(stage.verify(&stage.token(&claims)).await.unwrap().guest, "{claim}");
+        assert!(
+            stage.verify(&stage.token(&claims)).await.unwrap().guest,
+            "{claim}"
+        );
     }
 }
 
@@ -146,7 +159,11 @@ async fn every_forged_token_is_refused() {
     let (message, signature) = good.rsplit_once('.').unwrap();
     let unsigned = {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        format!("{}.{}.", part(&json!({"typ": "JWT", "alg": "none"})), part(&claims()))
+        format!(
+            "{}.{}.",
+            part(&json!({"typ": "JWT", "alg": "none"})),
+            part(&claims())
+        )
     };
     // The classic: signed with HMAC, with the public key as the secret.
     let confused = {
@@ -173,35 +190,103 @@ async fn every_forged_token_is_refused() {
         ("no JWT", "a.b".into(), "Algorithm"),
         ("unsigned", unsigned, "Algorithm"),
         ("HMAC with the public key", confused, "Algorithm"),
-        ("PS256", headed(json!({"typ": "JWT", "alg": "PS256", "kid": "k1"})), "Algorithm"),
-        ("no kid", headed(json!({"typ": "JWT", "alg": "RS256"})), "UnknownKey"),
+        (
+            "PS256",
+            headed(json!({"typ": "JWT", "alg": "PS256", "kid": "k1"})),
+            "Algorithm",
+        ),
+        (
+            "no kid",
+            headed(json!({"typ": "JWT", "alg": "RS256"})),
+            "UnknownKey",
+        ),
         ("unknown kid", rsa("k9"), "UnknownKey"),
         ("a key for encryption", rsa("for encryption"), "UnknownKey"),
-        ("a key of another issuer", rsa("of personal accounts"), "UnknownKey"),
+        (
+            "a key of another issuer",
+            rsa("of personal accounts"),
+            "UnknownKey",
+        ),
         ("no signature", format!("{message}."), "Signature"),
-        ("another signature", format!("{message}.{}", URL_SAFE_NO_PAD.encode([7; 256])), "Signature"),
-        ("another content", format!("{}.{signature}", with("oid", other.clone().into()).rsplit_once('.').unwrap().0), "Signature"),
-        ("tenant swapped", with("tid", other.clone().into()), "Issuer"),
-        ("issuer swapped", with("iss", format!("https://login.example/{other}/v2.0").into()), "Issuer"),
-        ("issuer elsewhere", with("iss", format!("https://evil.example/{TENANT}/v2.0").into()), "Issuer"),
-        ("issuer with more", with("iss", format!("https://login.example/{TENANT}/v2.0/").into()), "Issuer"),
-        ("another application", with("aud", other.clone().into()), "Audience"),
-        ("several applications", with("aud", json!([CLIENT, other])), "Malformed"),
+        (
+            "another signature",
+            format!("{message}.{}", URL_SAFE_NO_PAD.encode([7; 256])),
+            "Signature",
+        ),
+        (
+            "another content",
+            format!(
+                "{}.{signature}",
+                with("oid", other.clone().into())
+                    .rsplit_once('.')
+                    .unwrap()
+                    .0
+            ),
+            "Signature",
+        ),
+        (
+            "tenant swapped",
+            with("tid", other.clone().into()),
+            "Issuer",
+        ),
+        (
+            "issuer swapped",
+            with("iss", format!("https://login.example/{other}/v2.0").into()),
+            "Issuer",
+        ),
+        (
+            "issuer elsewhere",
+            with("iss", format!("https://evil.example/{TENANT}/v2.0").into()),
+            "Issuer",
+        ),
+        (
+            "issuer with more",
+            with(
+                "iss",
+                format!("https://login.example/{TENANT}/v2.0/").into(),
+            ),
+            "Issuer",
+        ),
+        (
+            "another application",
+            with("aud", other.clone().into()),
+            "Audience",
+        ),
+        (
+            "several applications",
+            with("aud", json!([CLIENT, other])),
+            "Malformed",
+        ),
         ("another nonce", with("nonce", "other".into()), "Nonce"),
         ("no nonce", without("nonce"), "Nonce"),
         ("expired", with("exp", (now - 301).into()), "Time"),
         ("not yet valid", with("nbf", (now + 301).into()), "Time"),
         ("from the future", with("iat", (now + 301).into()), "Time"),
-        ("times beyond all bounds", with("exp", i64::MIN.into()), "Time"),
+        (
+            "times beyond all bounds",
+            with("exp", i64::MIN.into()),
+            "Time",
+        ),
         ("no expiry", without("exp"), "Malformed"),
         ("no account", without("oid"), "Malformed"),
-        ("a tenant that is no id", with("tid", "../evil".into()), "Malformed"),
+        (
+            "a tenant that is no id",
+            with("tid", "../evil".into()),
+            "Malformed",
+        ),
         ("a personal account", as_personal, "Personal"),
-        ("too long", with("name", "x".repeat(20 << 10).into()), "Malformed"),
+        (
+            "too long",
+            with("name", "x".repeat(20 << 10).into()),
+            "Malformed",
+        ),
     ];
     for (what, token, expected) in cases {
         let refused = stage.verify(&token).await.expect_err(what);
-        assert!(format!("{refused:?}").starts_with(expected), "{what}: {refused:?}");
+        assert!(
+            format!("{refused:?}").starts_with(expected),
+            "{what}: {refused:?}"
+        );
     }
     stage.verify(&good).await.unwrap();
 }
@@ -252,5 +337,8 @@ async fn keys_are_fetched_once_again_when_unknown_and_survive_an_outage() {
     stage.clock.jump(Duration::from_hours(13));
     stage.verify(&later(13)).await.unwrap();
     stage.clock.jump(Duration::from_hours(12));
-    assert!(matches!(stage.verify(&later(25)).await, Err(IdTokenError::Keys(_))));
+    assert!(matches!(
+        stage.verify(&later(25)).await,
+        Err(IdTokenError::Keys(_))
+    ));
 }
