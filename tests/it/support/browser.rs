@@ -34,6 +34,8 @@ const PHONE_WIDTH: u64 = 390;
 struct Driver {
     process: Mutex<Child>,
     port: u16,
+    /// Hung up when the last of its browsers is gone.
+    ended: Mutex<mpsc::Receiver<(Child, u16)>>,
     /// Everything it writes: profiles, caches, crash reports.
     folder: tempfile::TempDir,
 }
@@ -79,6 +81,7 @@ impl Driver {
         Self {
             process: Mutex::new(process),
             port,
+            ended: Mutex::new(started),
             folder,
         }
     }
@@ -89,6 +92,10 @@ impl Drop for Driver {
         if let Ok(process) = self.process.get_mut() {
             let _ = process.kill();
             let _ = process.wait();
+        }
+        // Before the folder goes: browsers still write into it while they end.
+        if let Ok(ended) = self.ended.get_mut() {
+            let _ = ended.recv_timeout(Duration::from_secs(5));
         }
     }
 }
