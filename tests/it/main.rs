@@ -6,6 +6,7 @@
 )]
 
 mod a_killed_cloud_loses_nothing;
+mod browser_harness;
 mod demo_runs;
 mod documented_examples;
 mod graph_contract;
