@@ -4,3 +4,4 @@ pub mod browser;
 pub mod openapi;
 pub mod raw;
 pub mod stage;
+pub mod visitor;
