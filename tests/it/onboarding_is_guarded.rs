@@ -157,15 +157,15 @@ async fn a_tenant_is_bound_by_a_verified_sign_in_and_by_nothing_else() {
     let visitor = Visitor::new(&stage);
     visitor.begin("fabrikam.example", "organisation").await;
     let away = visitor.authorize().await;
-    let state = Url::parse(&away).unwrap();
-    let state = state
+    let sent = Url::parse(&away).unwrap();
+    let given = sent
         .query_pairs()
         .find(|(n, _)| n == "state")
         .unwrap()
         .1
         .into_owned();
     let said = format!(
-        "/callback?admin_consent=True&tenant={}&state={state}",
+        "/callback?admin_consent=True&tenant={}&state={given}",
         fabrikam.id()
     );
     let to_sign_in = visitor.get(&said).await.location();
@@ -205,13 +205,13 @@ async fn a_tenant_is_bound_by_a_verified_sign_in_and_by_nothing_else() {
         .into_owned();
     visitor.begin("fabrikam.example", "service-account").await;
     let away = Url::parse(&visitor.authorize().await).unwrap();
-    let state = away
+    let given = away
         .query_pairs()
         .find(|(n, _)| n == "state")
         .unwrap()
         .1
         .into_owned();
-    let swapped = format!("/callback?state={state}&code={code}");
+    let swapped = format!("/callback?state={given}&code={code}");
     assert_eq!(visitor.get(&swapped).await.location(), "/outcome");
     let told = visitor.get("/outcome").await;
     assert!(
@@ -271,14 +271,14 @@ async fn what_comes_back_is_never_shown_as_it_is() {
         "AADSTS53003: {{7*7}} {% include %} <svg/onload=alert(1)>",
     ] {
         let away = Url::parse(&visitor.authorize().await).unwrap();
-        let state = away
+        let given = away
             .query_pairs()
             .find(|(n, _)| n == "state")
             .unwrap()
             .1
             .into_owned();
         let query = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("state", &state)
+            .append_pair("state", &given)
             .append_pair("error", "<script>alert(2)</script>")
             .append_pair("error_description", text)
             .append_pair("error_uri", "https://evil.example/")
