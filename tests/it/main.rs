@@ -14,6 +14,7 @@ mod graph_contract;
 mod layering;
 mod logs_hold_no_secrets;
 mod microsoft_misbehaves;
+mod onboarding_ends_with_presence;
 mod onboarding_is_guarded;
 mod presence_reaches_the_suite;
 mod python_client;
