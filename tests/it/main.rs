@@ -8,6 +8,7 @@
 mod a_killed_cloud_loses_nothing;
 mod browser_harness;
 mod browser_onboarding;
+mod browser_outcomes;
 mod demo_runs;
 mod documented_examples;
 mod graph_contract;
