@@ -7,6 +7,7 @@ pub mod admin;
 pub mod directory;
 pub mod health;
 pub mod hub;
+pub mod keys;
 pub mod listener;
 pub mod poller;
 pub mod rpc;
@@ -27,7 +28,7 @@ use crate::config::cloud::{CloudConfig, CredentialFiles};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{AppCredential, Entra, Graph, HttpTransport, ReqwestTransport};
-use crate::secret::{KeyEncryptionKey, ReadSecretError, SealError, read_secret_file};
+use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
 use listener::TlsSetupError;
 use poller::TenantFigures;
@@ -174,7 +175,7 @@ impl Cloud {
             None => transport(&config)?,
         };
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
-        let key = KeyEncryptionKey::read(&config.key_file).map_err(BuildError::Key)?;
+        let keys = KeyRing::read(&config.key_file).map_err(BuildError::Key)?;
         let tls = match &config.grpc_tls {
             Some(files) => Some(listener::tls(&files.certificate, &files.private_key)?),
             None => None,
@@ -184,7 +185,7 @@ impl Cloud {
         let graph = Graph::new(outside, config.graph_url.clone());
         let tokens = Tokens::new(
             store.clone(),
-            key,
+            keys,
             entra,
             clock.clone(),
             supervisor.clone(),

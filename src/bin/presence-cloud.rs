@@ -15,7 +15,7 @@ use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStat
 use presence_bridge::cloud::{self, Cloud, Parts};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::microsoft::{Entra, MicrosoftError};
-use presence_bridge::secret::{KeyEncryptionKey, Secret, read_secret_file};
+use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
 use presence_bridge::telemetry;
 use tokio_util::sync::CancellationToken;
 
@@ -184,7 +184,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             bail!("{} is there already and is kept", config.key_file.display())
         }
         Command::Keys(Keys::Create) => {
-            KeyEncryptionKey::create(&config.key_file)?;
+            KeyRing::create(&config.key_file)?;
             say(&format!(
                 "Wrote {}. Keep a copy of it in a safe place, apart from the database: without it nobody can be read.",
                 config.key_file.display()
@@ -228,7 +228,7 @@ fn step(what: &str, outcome: &anyhow::Result<String>) -> bool {
 
 async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Result<()> {
     say(&format!("{} is well-formed.", path.display()));
-    let key = KeyEncryptionKey::read(&config.key_file)
+    let key = KeyRing::read(&config.key_file)
         .map(|_| config.key_file.display().to_string())
         .context(if config.key_file.exists() {
             "it is there but cannot be used"
@@ -370,7 +370,7 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
                     NewCredential::ServiceAccount(refresh_token(add.refresh_token_file.as_deref())?)
                 }
             };
-            let key = KeyEncryptionKey::read(&config.key_file)?;
+            let keys = KeyRing::read(&config.key_file)?;
             let entra = cloud::entra(&config, cloud::transport(&config)?, clock.clone())?;
             let request = ConnectTenant {
                 tenant: add.tenant,
@@ -381,7 +381,7 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
                 share_work_location: add.share_work_location,
                 verify: !add.no_verify,
             };
-            let connected = admin::connect_tenant(&store, &key, &entra, &clock, request).await;
+            let connected = admin::connect_tenant(&store, &keys, &entra, &clock, request).await;
             let (id, is_new) = connected.map_err(|e| match e.cause() {
                 Some(cause) => anyhow!("{} {}\nDetails: {}", cause.text, cause.remedy, chain(&e)),
                 None => anyhow!(e),

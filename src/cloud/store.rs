@@ -3,11 +3,13 @@
 //! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
+mod custody;
 mod suites;
 mod tenants;
 
+pub use custody::{Destroyed, Intent, Rewrapped, SealedRefreshToken};
 pub use suites::{EnrolError, SuiteKey, SuiteRow};
-pub use tenants::{ConnectionKind, NewTenant, SealedRefreshToken, TenantRow, TenantStatus};
+pub use tenants::{ConnectionKind, NewTenant, TenantRow, TenantStatus};
 
 use std::path::Path;
 use std::time::Duration;
@@ -46,15 +48,28 @@ pub struct Store {
     readers: SqlitePool,
 }
 
+/// The schema, step by step. A step that has shipped is frozen.
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "init", include_str!("store/migrations/0001_init.sql")),
+    (
+        2,
+        "custody",
+        include_str!("store/migrations/0002_custody.sql"),
+    ),
+];
+
 fn migrator() -> Migrator {
-    let first = SqlStr::from_static(include_str!("store/migrations/0001_init.sql"));
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "init".into(),
-        MigrationType::Simple,
-        first,
-        false,
-    )])
+    let steps = MIGRATIONS.iter().map(|(number, name, sql)| {
+        let kind = MigrationType::Simple;
+        Migration::new(
+            *number,
+            (*name).into(),
+            kind,
+            SqlStr::from_static(sql),
+            false,
+        )
+    });
+    Migrator::with_migrations(steps.collect())
 }
 
 impl Store {
