@@ -27,7 +27,9 @@ use crate::clock::Clock;
 use crate::config::cloud::{CloudConfig, CredentialFiles};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
-use crate::microsoft::{AppCredential, Entra, Graph, HttpTransport, ReqwestTransport};
+use crate::microsoft::{
+    AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport,
+};
 use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
 use listener::TlsSetupError;
@@ -65,6 +67,9 @@ pub enum BuildError {
     /// The client of Entra.
     #[error("the credential of the application cannot be used")]
     Entra(#[from] EntraSetupError),
+    /// One of the application's certificates.
+    #[error("the credential of the application in {0} cannot be used")]
+    Certificate(String, #[source] EntraSetupError),
     /// TLS of the listener.
     #[error("TLS of the gRPC listener cannot be set up")]
     Tls(#[from] TlsSetupError),
@@ -140,26 +145,42 @@ pub fn entra(
     transport: Arc<dyn HttpTransport>,
     clock: Clock,
 ) -> Result<Entra, BuildError> {
-    let credential = match &config.credential {
-        CredentialFiles::Secret(path) => AppCredential::Secret(read_secret_file(path)?),
-        CredentialFiles::Certificate {
-            certificate,
-            private_key,
-        } => AppCredential::Certificate {
-            certificate_pem: std::fs::read_to_string(certificate)
-                .map_err(|e| BuildError::File(certificate.display().to_string(), e))?,
-            private_key_pem: read_secret_file(private_key)?,
-        },
-    };
+    let credentials = config
+        .credentials
+        .iter()
+        .map(credential)
+        .collect::<Result<Vec<_>, BuildError>>()?;
     let (login, graph) = (config.login_url.clone(), config.graph_url.clone());
-    Ok(Entra::new(
+    Ok(Entra::with_credentials(
         transport,
         login,
         graph,
         config.client_id,
-        credential,
+        credentials,
         clock,
     )?)
+}
+
+fn credential(files: &CredentialFiles) -> Result<Credential, BuildError> {
+    let (name, credential, ends) = match files {
+        CredentialFiles::Secret { file, ends } => {
+            (file, AppCredential::Secret(read_secret_file(file)?), *ends)
+        }
+        CredentialFiles::Certificate {
+            certificate,
+            private_key,
+        } => (
+            certificate,
+            AppCredential::Certificate {
+                certificate_pem: std::fs::read_to_string(certificate)
+                    .map_err(|e| BuildError::File(certificate.display().to_string(), e))?,
+                private_key_pem: read_secret_file(private_key)?,
+            },
+            None,
+        ),
+    };
+    Credential::new(credential, ends)
+        .map_err(|e| BuildError::Certificate(name.display().to_string(), e))
 }
 
 impl Cloud {
