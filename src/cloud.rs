@@ -9,6 +9,7 @@ pub mod health;
 pub mod hub;
 pub mod keys;
 pub mod listener;
+pub mod onboarding;
 pub mod poller;
 pub mod rpc;
 pub mod state;

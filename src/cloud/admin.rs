@@ -8,7 +8,9 @@ use super::tokens::refresh_token_at;
 use crate::clock::Clock;
 use crate::microsoft::{Entra, MicrosoftError, Recovery};
 use crate::model::{Cause, TenantId, Timestamp};
-use crate::secret::{DekId, KeyRing, SealError, Secret, data_key_id, random_bytes};
+use crate::secret::{
+    DataKey, DekId, KeyRing, SealError, Secret, data_key_id, random_bytes,
+};
 
 /// Letters of an enrolment code: no I, L, O, U, so that none is mistaken for another (Crockford's base 32).
 const CODE_LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -110,8 +112,8 @@ pub async fn connect_tenant(
         }
     };
     let (data_key, wrapped_data_key) = keys.new_data_key(id)?;
-    let sealed_refresh_token = refresh_token
-        .map(|token| data_key.seal(refresh_token_at(id, 1), token.expose().as_bytes()));
+    let sealed_refresh_token =
+        refresh_token.map(|token| first_refresh_token(&data_key, id, &token, clock.now()));
     let name = if request.name.trim().is_empty() {
         request.tenant
     } else {
@@ -133,6 +135,21 @@ pub async fn connect_tenant(
     };
     let is_new = store.put_tenant(&new, clock.now()).await?;
     Ok((id, is_new))
+}
+
+/// The first refresh token of an authorization, sealed. Its generation is the time, which no earlier authorization can have reached.
+pub fn first_refresh_token(
+    key: &DataKey,
+    tenant: TenantId,
+    token: &Secret,
+    now: Timestamp,
+) -> (i64, Vec<u8>) {
+    let generation = now.as_millis();
+    let sealed = key.seal(
+        refresh_token_at(tenant, generation),
+        token.expose().as_bytes(),
+    );
+    (generation, sealed)
 }
 
 /// A one-time enrolment code for a suite of a tenant, and until when it is good. `None`: there is no such tenant.

@@ -4,7 +4,7 @@
 //! Until it is retired, the earlier key stays in the file, so every data key opens at every moment, however far the re-wrapping has
 //! come. Each step can be interrupted and done again.
 
-use super::store::{Rewrapped, Store, StoreError};
+use super::store::{Rewrapped, Store, StoreError, WrappedKey};
 use crate::model::TenantId;
 use crate::secret::{KekId, KeyFile, KeyRing, SealError, wrapped_by};
 
@@ -88,15 +88,11 @@ pub async fn list(store: &Store, file: &std::path::Path) -> Result<Vec<KeyUse>, 
             data_keys: 0,
         })
         .collect();
-    let mut after = None;
+    let mut after: Option<WrappedKey> = None;
     loop {
-        let page = store.data_keys(after, BATCH).await?;
-        let Some((last, _)) = page.last() else {
-            return Ok(uses);
-        };
-        after = Some(*last);
-        for (_, wrapped) in &page {
-            let key = wrapped_by(wrapped).ok_or(SealError::DoesNotOpen)?;
+        let page = store.data_keys(after.as_ref(), BATCH).await?;
+        for one in &page {
+            let key = wrapped_by(&one.wrapped).ok_or(SealError::DoesNotOpen)?;
             match uses.iter_mut().find(|one| one.key == key) {
                 Some(one) => one.data_keys += 1,
                 None => uses.push(KeyUse {
@@ -105,6 +101,10 @@ pub async fn list(store: &Store, file: &std::path::Path) -> Result<Vec<KeyUse>, 
                     data_keys: 1,
                 }),
             }
+        }
+        after = page.into_iter().last();
+        if after.is_none() {
+            return Ok(uses);
         }
     }
 }
@@ -163,19 +163,19 @@ async fn rewrap_all(
 ) -> Result<(u64, Vec<TenantId>), KeysError> {
     let mut done = 0;
     loop {
-        let (mut after, mut found, mut stuck) = (None, 0, Vec::new());
+        let (mut after, mut found, mut stuck) = (None::<WrappedKey>, 0, Vec::new());
         loop {
-            let page = store.data_keys(after, BATCH).await?;
-            let Some((last, _)) = page.last() else {
+            let page = store.data_keys(after.as_ref(), BATCH).await?;
+            after = page.last().cloned();
+            if after.is_none() {
                 break;
-            };
-            after = Some(*last);
+            }
             let mut batch = Vec::new();
-            for (tenant, old) in page {
-                match ring.rewrap(tenant, &old) {
+            for old in page {
+                match ring.rewrap(old.tenant, &old.wrapped) {
                     Ok(None) => {}
-                    Ok(Some(new)) => batch.push(Rewrapped { tenant, old, new }),
-                    Err(SealError::DoesNotOpen | SealError::UnknownKey(_)) => stuck.push(tenant),
+                    Ok(Some(new)) => batch.push(Rewrapped { old, new }),
+                    Err(SealError::DoesNotOpen | SealError::UnknownKey(_)) => stuck.push(old.tenant),
                     Err(other) => return Err(other.into()),
                 }
             }
@@ -253,8 +253,8 @@ mod tests {
         let uses = list(&store, &file).await.unwrap();
         assert_eq!(counts(&uses), [(Place::Current, 250)]);
         let ring = KeyRing::read(&file).unwrap();
-        for (tenant, wrapped) in store.data_keys(None, 1000).await.unwrap() {
-            ring.open_data_key(tenant, &wrapped).unwrap();
+        for one in store.data_keys(None, 1000).await.unwrap() {
+            ring.open_data_key(one.tenant, &one.wrapped).unwrap();
         }
     }
 
@@ -264,10 +264,10 @@ mod tests {
         // As a crash leaves it: the file is written and a part is wrapped anew.
         let made = KeyFile::lock(&file).unwrap().add_key().unwrap();
         let ring = KeyRing::read(&file).unwrap();
-        let (tenant, old) = store.data_keys(None, 1).await.unwrap().remove(0);
-        let new = ring.rewrap(tenant, &old).unwrap().unwrap();
+        let old = store.data_keys(None, 1).await.unwrap().remove(0);
+        let new = ring.rewrap(old.tenant, &old.wrapped).unwrap().unwrap();
         store
-            .rewrap_data_keys(&[Rewrapped { tenant, old, new }])
+            .rewrap_data_keys(&[Rewrapped { old, new }])
             .await
             .unwrap();
         let rotated = rotate(&store, &file, |_| {}).await.unwrap();
@@ -312,11 +312,10 @@ mod tests {
     async fn a_data_key_replaced_meanwhile_is_left_as_it_is() {
         let (_dir, file, store) = stage(1).await;
         let ring = KeyRing::read(&file).unwrap();
-        let (_, old) = store.data_keys(None, 1).await.unwrap().remove(0);
+        let old = store.data_keys(None, 1).await.unwrap().remove(0);
         let connected_anew = ring.new_data_key(id(1)).unwrap().1;
         put(&store, 1, connected_anew.clone()).await;
         let late = Rewrapped {
-            tenant: id(1),
             old,
             new: vec![0; 80],
         };

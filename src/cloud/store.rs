@@ -4,10 +4,15 @@
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
 mod custody;
+mod onboarding;
 mod suites;
 mod tenants;
 
-pub use custody::{Destroyed, Intent, Rewrapped, SealedRefreshToken};
+pub use custody::{Destroyed, Holder, Intent, Rewrapped, SealedRefreshToken, WrappedKey};
+pub use onboarding::{
+    ConnectionRow, NewOnboarding, OnboardingRow, OnboardingStep, SignInPurpose, SignInRow,
+    WebSessionRow,
+};
 pub use suites::{EnrolError, SuiteKey, SuiteRow};
 pub use tenants::{ConnectionKind, NewTenant, TenantRow, TenantStatus};
 
@@ -55,6 +60,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         2,
         "custody",
         include_str!("store/migrations/0002_custody.sql"),
+    ),
+    (
+        3,
+        "onboarding",
+        include_str!("store/migrations/0003_onboarding.sql"),
     ),
 ];
 

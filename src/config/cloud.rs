@@ -48,6 +48,27 @@ pub struct TlsFiles {
     pub private_key: PathBuf,
 }
 
+/// The web pages: onboarding and the customers' status pages.
+#[derive(Debug, Clone)]
+pub struct WebConfig {
+    /// Where browsers connect.
+    pub listen: SocketAddr,
+    /// The same as browsers write it: an origin, for example `https://connect.example.com`.
+    pub public_url: Url,
+    /// TLS of that listener.
+    pub tls: Option<TlsFiles>,
+    /// Whether a proxy in front tells the browser's address.
+    pub behind_proxy: bool,
+    /// Name of this service on the pages, as registered with Microsoft.
+    pub service_name: String,
+    /// Who helps: an address or a telephone number, shown on the pages; may be empty.
+    pub support: String,
+    /// Sign-ins an address may begin per minute.
+    pub sign_ins_per_minute: u32,
+    /// How long a fresh consent may take to reach all of Microsoft.
+    pub consent_propagation: Duration,
+}
+
 /// Configuration of presence-cloud.
 #[derive(Debug, Clone)]
 pub struct CloudConfig {
@@ -69,10 +90,14 @@ pub struct CloudConfig {
     pub grpc_listen: SocketAddr,
     /// TLS of that listener.
     pub grpc_tls: Option<TlsFiles>,
+    /// Where suites connect, as they write it.
+    pub grpc_public_url: Url,
     /// `aud` of the suites' JWTs.
     pub audience: String,
     /// Whether clients may ask for the contract.
     pub reflection: bool,
+    /// The web pages; `None`: there are none.
+    pub web: Option<WebConfig>,
     /// How Microsoft is read.
     pub poll: PollSettings,
     /// How streams behave.
@@ -89,6 +114,79 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
+    }
+}
+
+/// The section of the web pages. Without `listen` there are none, as before there were any.
+fn web(loader: &mut Loader) -> Option<WebConfig> {
+    let mut s = loader.section("web");
+    let listen = s.socket_addr("listen");
+    let certificate = s.path("certificate_file");
+    let private_key = s.path("private_key_file");
+    let behind_proxy = s.bool_or("behind_proxy", false);
+    let own = match listen {
+        Some(listen) if certificate.is_some() => format!("https://{listen}"),
+        Some(listen) => format!("http://{listen}"),
+        None => "http://localhost".into(),
+    };
+    let public_url = s.url_or("public_url", &own);
+    let service_name = s.text_or("service_name", "Presence Bridge");
+    let support = s.text_or("support", "");
+    let sign_ins = s.int_or("sign_ins_per_minute", 20, 1..=10_000);
+    let consent_propagation = s.duration_or(
+        "consent_propagation",
+        Duration::from_mins(5),
+        Duration::ZERO..=Duration::from_hours(1),
+    );
+    let tls = match (certificate, private_key) {
+        (Some(certificate), Some(private_key)) => Some(TlsFiles {
+            certificate,
+            private_key,
+        }),
+        (None, None) => None,
+        _ => {
+            loader.problem("web", "certificate_file and private_key_file go together");
+            None
+        }
+    };
+    let listen = listen?;
+    if tls.is_none() && !listen.ip().is_loopback() && !behind_proxy {
+        loader.problem(
+            "web.listen",
+            "is open to other machines, so certificate_file and private_key_file are needed, or behind_proxy = true if \
+             something before it terminates TLS",
+        );
+    }
+    if public_url.scheme() != "https" && !is_loopback(&public_url) {
+        loader.problem(
+            "web.public_url",
+            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
+        );
+    }
+    if public_url.path() != "/" || public_url.query().is_some() {
+        loader.problem(
+            "web.public_url",
+            "must be an origin: scheme, host and port, without a path",
+        );
+    }
+    Some(WebConfig {
+        listen,
+        public_url,
+        tls,
+        behind_proxy,
+        service_name,
+        support,
+        sign_ins_per_minute: u32::try_from(sign_ins).unwrap_or(20),
+        consent_propagation,
+    })
+}
+
+impl WebConfig {
+    /// Where Microsoft sends browsers back to: to be registered as a redirect address of the platform "Web".
+    pub fn redirect_uri(&self) -> Url {
+        self.public_url
+            .join("/callback")
+            .expect("a path joins an origin")
     }
 }
 
@@ -199,6 +297,13 @@ impl CloudConfig {
             );
         }
 
+        let own = format!(
+            "{}://{grpc_listen}",
+            if grpc_tls.is_some() { "https" } else { "http" }
+        );
+        let grpc_public_url = loader.section("grpc").url_or("public_url", &own);
+        let web = web(&mut loader);
+
         let standard = PollSettings::default();
         let mut s = loader.section("poll");
         let interval = s.duration_or(
@@ -300,8 +405,10 @@ impl CloudConfig {
             key_file,
             grpc_listen,
             grpc_tls,
+            grpc_public_url,
             audience,
             reflection,
+            web,
             poll,
             streams,
             log_format,
@@ -444,6 +551,22 @@ mod tests {
             "microsoft.credential[3].ends: \"soon\" is not a date",
         ] {
             assert!(problems.contains(expected), "{expected} is missing in:\n{problems}");
+        }
+    }
+
+    #[test]
+    fn pages_are_there_when_they_are_asked_for() {
+        assert!(parse(LEAST).unwrap().web.is_none());
+        let web = |more: &str| parse(&format!("{LEAST}\n[web]\nlisten = \"127.0.0.1:8080\"\n{more}"));
+        let config = web("").unwrap().web.unwrap();
+        assert_eq!(config.redirect_uri().as_str(), "http://127.0.0.1:8080/callback");
+        web("public_url = \"https://connect.example.com\"\nbehind_proxy = true").unwrap();
+        for wrong in [
+            "public_url = \"http://connect.example.com\"",
+            "public_url = \"https://connect.example.com/presence\"",
+            "certificate_file = \"c.pem\"",
+        ] {
+            assert!(web(wrong).unwrap_err().contains("web"), "{wrong}");
         }
     }
 

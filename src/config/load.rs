@@ -437,13 +437,17 @@ impl Section<'_> {
     }
 
     /// An IP address with port.
-    pub fn socket_addr_or(&mut self, key: &str, default: SocketAddr) -> SocketAddr {
+    pub fn socket_addr(&mut self, key: &str) -> Option<SocketAddr> {
         self.parsed(
             key,
             "an address with port such as \"127.0.0.1:8443\"",
             |text| text.parse().ok(),
         )
-        .unwrap_or(default)
+    }
+
+    /// Like [`Section::socket_addr`].
+    pub fn socket_addr_or(&mut self, key: &str, default: SocketAddr) -> SocketAddr {
+        self.socket_addr(key).unwrap_or(default)
     }
 
     /// An absolute http or https URL without user, query or fragment.

@@ -7,6 +7,12 @@
 mod certificate;
 mod credential;
 
+mod authorize;
+mod id_token;
+
+pub use authorize::{Ask, Authorized, RedeemError, SignIn, refused_in_browser};
+pub use id_token::{IdTokenError, SignedIn, SigningKeys};
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -138,6 +144,7 @@ pub struct Entra {
     graph_root: Url,
     client_id: Uuid,
     credentials: Arc<Credentials>,
+    keys: Arc<SigningKeys>,
     clock: Clock,
 }
 
@@ -201,6 +208,7 @@ impl Entra {
             graph_root,
             client_id,
             credentials: Arc::new(Credentials::new(credentials)),
+            keys: Arc::default(),
             clock,
         })
     }
@@ -280,7 +288,7 @@ impl Entra {
     ) -> Result<AccessToken, MicrosoftError> {
         const OPERATION: Operation = Operation::AppToken;
         let sent_at = self.clock.now();
-        let (client, proof) = self.client_by(credential, OPERATION, tenant)?;
+        let (client, proof) = self.client(credential, OPERATION, &tenant.to_string())?;
         let exchange = Exchange::new(self, OPERATION);
         let mut request = client
             .exchange_client_credentials()
@@ -316,7 +324,7 @@ impl Entra {
     ) -> Result<Refreshed, MicrosoftError> {
         const OPERATION: Operation = Operation::Refresh;
         let sent_at = self.clock.now();
-        let (client, proof) = self.client_by(credential, OPERATION, tenant)?;
+        let (client, proof) = self.client(credential, OPERATION, &tenant.to_string())?;
         let exchange = Exchange::new(self, OPERATION);
         let mut request = client
             .exchange_refresh_token(&refresh_token)
@@ -335,14 +343,14 @@ impl Entra {
         })
     }
 
-    /// The OAuth client of a tenant, and the parameters that prove who we are where it does not do so itself.
-    fn client_by(
+    /// The OAuth client of an authority, and the parameters that prove who we are where it does not do so itself.
+    fn client(
         &self,
         credential: &Credential,
         operation: Operation,
-        tenant: TenantId,
+        authority: &str,
     ) -> Result<(Client, Proof), MicrosoftError> {
-        let url = self.url(&[&tenant.to_string(), "oauth2", "v2.0", "token"]);
+        let url = self.url(&[authority, "oauth2", "v2.0", "token"]);
         let mut proof = Vec::new();
         let mut client = oauth2::Client::new(ClientId::new(self.client_id.to_string()))
             .set_auth_type(AuthType::RequestBody);
@@ -568,6 +576,8 @@ struct Tokens {
     expires_in: Option<u64>,
     #[serde(default)]
     refresh_token: Option<RefreshToken>,
+    #[serde(default)]
+    id_token: Option<String>,
     #[serde(default, rename = "scope", deserialize_with = "words")]
     scopes: Vec<Scope>,
 }

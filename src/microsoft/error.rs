@@ -23,6 +23,12 @@ pub enum Operation {
     AppToken,
     /// A token by refresh token.
     Refresh,
+    /// Signing in or consenting in a browser, at Microsoft's pages.
+    Authorize,
+    /// Tokens for the code of a sign-in.
+    Redeem,
+    /// The keys that sign id tokens.
+    SigningKeys,
 }
 
 impl fmt::Display for Operation {
@@ -33,6 +39,9 @@ impl fmt::Display for Operation {
             Self::Discover => "finding the organisation",
             Self::AppToken => "getting an application token",
             Self::Refresh => "refreshing a token",
+            Self::Authorize => "authorizing in the browser",
+            Self::Redeem => "redeeming the code of a sign-in",
+            Self::SigningKeys => "fetching Microsoft's signing keys",
         })
     }
 }
@@ -203,7 +212,7 @@ impl OAuthError {
                 after: self.retry_after.or(row.wait),
             },
             // Without a user there is nobody to sign in: what is left is consent, and that is the administrator's.
-            Class::Reauthorize | Class::Person if self.operation == Operation::Refresh => {
+            Class::Reauthorize | Class::Person if self.operation != Operation::AppToken => {
                 Recovery::Reauthorize(cause)
             }
             Class::Reauthorize | Class::Person | Class::Administrator => {

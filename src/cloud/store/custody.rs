@@ -37,13 +37,40 @@ pub struct Intent {
     pub at: Timestamp,
 }
 
+/// Whose a wrapped data key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A wish to connect an organisation, by its id.
+    Onboarding(String),
+    /// A tenant.
+    Tenant,
+}
+
+/// A data key as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrappedKey {
+    /// Whose it is.
+    pub holder: Holder,
+    /// The tenant it is bound to.
+    pub tenant: TenantId,
+    /// Sealed by a key-encryption key.
+    pub wrapped: Vec<u8>,
+}
+
+impl WrappedKey {
+    fn place(&self) -> (&'static str, String) {
+        match &self.holder {
+            Holder::Onboarding(id) => ("onboarding", id.clone()),
+            Holder::Tenant => ("tenant", self.tenant.to_string()),
+        }
+    }
+}
+
 /// A data key that was wrapped anew.
 #[derive(Debug)]
 pub struct Rewrapped {
-    /// Whose it is.
-    pub tenant: TenantId,
     /// As it was read.
-    pub old: Vec<u8>,
+    pub old: WrappedKey,
     /// As it is to be.
     pub new: Vec<u8>,
 }
@@ -84,22 +111,38 @@ impl Store {
             .map_err(|e| StoreError::Database("read a data key", e))
     }
 
-    /// Wrapped data keys of all tenants in the order of their ids: so many after this one.
+    /// All wrapped data keys in an order of their own: so many after this one.
     pub async fn data_keys(
         &self,
-        after: Option<TenantId>,
+        after: Option<&WrappedKey>,
         limit: u32,
-    ) -> Result<Vec<(TenantId, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<WrappedKey>, StoreError> {
         let failed = |e| StoreError::Database("list the data keys", e);
-        sqlx::query("SELECT tenant_id, wrapped FROM data_keys WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2")
-            .bind(after.map(|id| id.to_string()).unwrap_or_default())
-            .bind(i64::from(limit))
-            .fetch_all(&self.writer)
-            .await
-            .map_err(failed)?
-            .iter()
-            .map(|row| Ok((TenantId(uuid(row, "tenant_id")?), row.try_get("wrapped").map_err(failed)?)))
-            .collect()
+        let (kind, id) = after.map(WrappedKey::place).unwrap_or_default();
+        sqlx::query(
+            "SELECT * FROM (
+                SELECT 'tenant' AS kind, tenant_id AS id, tenant_id, wrapped FROM data_keys
+                UNION ALL SELECT 'onboarding', onboarding_id, tenant_id, wrapped_key FROM onboardings
+             ) WHERE (kind, id) > ($1, $2) ORDER BY kind, id LIMIT $3",
+        )
+        .bind(kind)
+        .bind(id)
+        .bind(i64::from(limit))
+        .fetch_all(&self.writer)
+        .await
+        .map_err(failed)?
+        .iter()
+        .map(|row| {
+            Ok(WrappedKey {
+                holder: match row.try_get("kind").map_err(failed)? {
+                    "tenant" => Holder::Tenant,
+                    _ => Holder::Onboarding(row.try_get("id").map_err(failed)?),
+                },
+                tenant: TenantId(uuid(row, "tenant_id")?),
+                wrapped: row.try_get("wrapped").map_err(failed)?,
+            })
+        })
+        .collect()
     }
 
     /// Replaces wrapped data keys in one transaction, each only if it is still as it was read. Returns how many were.
@@ -112,16 +155,22 @@ impl Store {
             .map_err(failed)?;
         let mut replaced = 0;
         for one in batch {
-            replaced += sqlx::query(
-                "UPDATE data_keys SET wrapped = $3 WHERE tenant_id = $1 AND wrapped = $2",
-            )
-            .bind(one.tenant.to_string())
-            .bind(&one.old)
-            .bind(&one.new)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?
-            .rows_affected();
+            let statement = match one.old.holder {
+                Holder::Tenant => {
+                    "UPDATE data_keys SET wrapped = $3 WHERE tenant_id = $1 AND wrapped = $2"
+                }
+                Holder::Onboarding(_) => {
+                    "UPDATE onboardings SET wrapped_key = $3 WHERE onboarding_id = $1 AND wrapped_key = $2"
+                }
+            };
+            replaced += sqlx::query(statement)
+                .bind(one.old.place().1)
+                .bind(&one.old.wrapped)
+                .bind(&one.new)
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?
+                .rows_affected();
         }
         tx.commit().await.map_err(failed)?;
         Ok(replaced)
@@ -272,6 +321,18 @@ impl Store {
         .await
         .and_then(|row| row.map(|row| row.try_get(0)).transpose())
         .map_err(failed)?;
+        for statement in [
+            "DELETE FROM connections WHERE tenant_id = $1",
+            "DELETE FROM status_links WHERE tenant_id = $1",
+            "DELETE FROM web_sessions WHERE tenant_id = $1",
+            "DELETE FROM onboardings WHERE tenant_id = $1",
+        ] {
+            sqlx::query(statement)
+                .bind(&id)
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
         let codes = sqlx::query("DELETE FROM enrolment_codes WHERE tenant_id = $1")
             .bind(&id)
             .execute(&mut *tx)

@@ -21,6 +21,13 @@ impl ConnectionKind {
             Self::ServiceAccount => "service-account",
         }
     }
+
+    /// The kind a word stands for.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Organisation, Self::ServiceAccount]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+    }
 }
 
 /// Whether a tenant is served.
@@ -73,8 +80,9 @@ pub struct NewTenant {
     pub row: TenantRow,
     /// Its data key, wrapped by the key-encryption key.
     pub wrapped_data_key: Vec<u8>,
-    /// Its refresh token, sealed for generation 1; only for service accounts.
-    pub sealed_refresh_token: Option<Vec<u8>>,
+    /// Its refresh token and the generation it is sealed for; only for service accounts. The generation must be one that was
+    /// never used for this tenant: a refresh still under way for an earlier authorization must not find it.
+    pub sealed_refresh_token: Option<(i64, Vec<u8>)>,
 }
 
 fn tenant(row: &SqliteRow) -> Result<TenantRow, StoreError> {
@@ -83,11 +91,8 @@ fn tenant(row: &SqliteRow) -> Result<TenantRow, StoreError> {
     Ok(TenantRow {
         id: TenantId(uuid(row, "tenant_id")?),
         name: row.try_get("name").map_err(read)?,
-        connection: match row.try_get("connection").map_err(read)? {
-            "organisation" => ConnectionKind::Organisation,
-            "service-account" => ConnectionKind::ServiceAccount,
-            _ => return Err(StoreError::Nonsense("a kind of connection")),
-        },
+        connection: ConnectionKind::from_word(row.try_get("connection").map_err(read)?)
+            .ok_or(StoreError::Nonsense("a kind of connection"))?,
         status: match row.try_get("status").map_err(read)? {
             "active" => TenantStatus::Active,
             "suspended" => TenantStatus::Suspended,
@@ -111,63 +116,9 @@ impl Store {
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
-        let id = new.row.id.to_string();
-        let known = sqlx::query("SELECT 1 FROM tenants WHERE tenant_id = $1")
-            .bind(&id)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(failed)?
-            .is_some();
-        sqlx::query(
-            "INSERT INTO tenants (tenant_id, name, connection, status, max_watched, share_status_message, share_work_location,
-                                  created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
-             ON CONFLICT (tenant_id) DO UPDATE SET name = $2, connection = $3, status = $4, max_watched = $5,
-                share_status_message = $6, share_work_location = $7, updated_at = MAX($8, updated_at + 1)",
-        )
-        .bind(&id)
-        .bind(&new.row.name)
-        .bind(new.row.connection.as_str())
-        .bind(new.row.status.as_str())
-        .bind(i64::from(new.row.max_watched))
-        .bind(new.row.share_status_message)
-        .bind(new.row.share_work_location)
-        .bind(now.as_millis())
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?;
-        sqlx::query(
-            "INSERT INTO data_keys (tenant_id, wrapped, created_at) VALUES ($1, $2, $3)
-             ON CONFLICT (tenant_id) DO UPDATE SET wrapped = $2, created_at = $3",
-        )
-        .bind(&id)
-        .bind(&new.wrapped_data_key)
-        .bind(now.as_millis())
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?;
-        sqlx::query("DELETE FROM refresh_tokens WHERE tenant_id = $1")
-            .bind(&id)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
-        if let Some(sealed) = &new.sealed_refresh_token {
-            sqlx::query(
-                "INSERT INTO refresh_tokens (tenant_id, generation, sealed, updated_at) VALUES ($1, 1, $2, $3)",
-            )
-            .bind(&id)
-            .bind(sealed)
-            .bind(now.as_millis())
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
-        }
-        sqlx::query(BUMP_REVISION)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
+        let is_new = put_tenant(&mut tx, new, now).await?;
         tx.commit().await.map_err(failed)?;
-        Ok(!known)
+        Ok(is_new)
     }
 
     /// One tenant.
@@ -238,4 +189,70 @@ impl Store {
         .map_err(|e| StoreError::Database("begin an epoch", e))?;
         Ok(Epoch(u64::try_from(epoch).unwrap_or_default()))
     }
+}
+
+/// As [`Store::put_tenant`], as a part of something larger.
+pub(super) async fn put_tenant(
+    tx: &mut sqlx::SqliteTransaction<'_>,
+    new: &NewTenant,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let failed = |e| StoreError::Database("add a tenant", e);
+    let id = new.row.id.to_string();
+    let known = sqlx::query("SELECT 1 FROM tenants WHERE tenant_id = $1")
+        .bind(&id)
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(failed)?
+        .is_some();
+    sqlx::query(
+        "INSERT INTO tenants (tenant_id, name, connection, status, max_watched, share_status_message, share_work_location,
+                              created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+         ON CONFLICT (tenant_id) DO UPDATE SET name = $2, connection = $3, status = $4, max_watched = $5,
+            share_status_message = $6, share_work_location = $7, updated_at = MAX($8, updated_at + 1)",
+    )
+    .bind(&id)
+    .bind(&new.row.name)
+    .bind(new.row.connection.as_str())
+    .bind(new.row.status.as_str())
+    .bind(i64::from(new.row.max_watched))
+    .bind(new.row.share_status_message)
+    .bind(new.row.share_work_location)
+    .bind(now.as_millis())
+    .execute(&mut **tx)
+    .await
+    .map_err(failed)?;
+    sqlx::query(
+        "INSERT INTO data_keys (tenant_id, wrapped, created_at) VALUES ($1, $2, $3)
+         ON CONFLICT (tenant_id) DO UPDATE SET wrapped = $2, created_at = $3",
+    )
+    .bind(&id)
+    .bind(&new.wrapped_data_key)
+    .bind(now.as_millis())
+    .execute(&mut **tx)
+    .await
+    .map_err(failed)?;
+    sqlx::query("DELETE FROM refresh_tokens WHERE tenant_id = $1")
+        .bind(&id)
+        .execute(&mut **tx)
+        .await
+        .map_err(failed)?;
+    if let Some((generation, sealed)) = &new.sealed_refresh_token {
+        sqlx::query(
+            "INSERT INTO refresh_tokens (tenant_id, generation, sealed, updated_at) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(&id)
+        .bind(generation)
+        .bind(sealed)
+        .bind(now.as_millis())
+        .execute(&mut **tx)
+        .await
+        .map_err(failed)?;
+    }
+    sqlx::query(BUMP_REVISION)
+        .execute(&mut **tx)
+        .await
+        .map_err(failed)?;
+    Ok(!known)
 }

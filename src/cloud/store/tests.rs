@@ -20,7 +20,7 @@ fn new_tenant(n: u128, token: Option<&[u8]>) -> NewTenant {
             updated_at: Timestamp::default(),
         },
         wrapped_data_key: vec![1, 2, 3],
-        sealed_refresh_token: token.map(<[u8]>::to_vec),
+        sealed_refresh_token: token.map(|sealed| (1, sealed.to_vec())),
     }
 }
 
