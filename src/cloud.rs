@@ -7,6 +7,7 @@ pub mod admin;
 pub mod directory;
 pub mod health;
 pub mod hub;
+pub mod keeper;
 pub mod keys;
 pub mod listener;
 pub mod onboarding;
@@ -33,6 +34,7 @@ use crate::microsoft::{
 };
 use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
+use keeper::Keeper;
 use listener::TlsSetupError;
 use poller::TenantFigures;
 use rpc::Api;
@@ -108,6 +110,7 @@ pub struct Cloud {
     tenants: Arc<Tenants>,
     auth: Arc<Authenticator>,
     api: Arc<Api>,
+    keeper: Keeper,
     supervisor: Supervisor,
     config: CloudConfig,
 }
@@ -124,6 +127,11 @@ impl CloudView {
             .iter()
             .map(|tenant| (tenant.id(), tenant.figures()))
             .collect()
+    }
+
+    /// What is held in memory about a tenant.
+    pub fn remembered(&self, tenant: crate::model::TenantId) -> tenants::Remembered {
+        self.0.remembered(tenant)
     }
 }
 
@@ -208,7 +216,7 @@ impl Cloud {
         let tokens = Tokens::new(
             store.clone(),
             keys,
-            entra,
+            entra.clone(),
             clock.clone(),
             supervisor.clone(),
             seed,
@@ -221,6 +229,7 @@ impl Cloud {
             supervisor.clone(),
             seed,
         );
+        let keeper = Keeper::new(Arc::clone(&tenants), store.clone(), entra, clock.clone());
         let auth = Authenticator::new(store.clone(), clock.clone(), config.audience.clone());
         let api = Api::new(
             Arc::clone(&tenants),
@@ -243,6 +252,7 @@ impl Cloud {
             tenants,
             auth,
             api,
+            keeper,
             supervisor,
             config,
         })
@@ -271,6 +281,10 @@ impl Cloud {
         self.supervisor.run("operator's changes", async move {
             let follow = tenants.follow_changes(|| auth.forget_keys());
             stopping.run_until_cancelled(follow).await;
+        });
+        let (stopping, keeper) = (self.supervisor.stopping(), self.keeper);
+        self.supervisor.run("keeper", async move {
+            stopping.run_until_cancelled(keeper.run()).await;
         });
         let stopping = self.supervisor.stopping();
         let (tenants, limit) = (Arc::clone(&self.tenants), self.config.streams.stalled);
