@@ -29,9 +29,7 @@ use crate::clock::Clock;
 use crate::config::cloud::{CloudConfig, CredentialFiles};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
-use crate::microsoft::{
-    AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport,
-};
+use crate::microsoft::{AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport};
 use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
 use keeper::Keeper;

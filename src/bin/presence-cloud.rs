@@ -219,9 +219,17 @@ async fn keys(config: &CloudConfig, command: &Keys) -> anyhow::Result<()> {
                 [] => say("There is only one key in the file; nothing was removed."),
                 dropped => {
                     let ids: Vec<_> = dropped.iter().map(ToString::to_string).collect();
-                    say(&format!("Removed from {}: {}.", file.display(), ids.join(", ")));
-                    say("Backups of the database made before the rotation open only with what was removed: keep a copy of it as long as");
-                    say("you keep those backups, apart from them, and destroy it with the last of them.");
+                    say(&format!(
+                        "Removed from {}: {}.",
+                        file.display(),
+                        ids.join(", ")
+                    ));
+                    say(
+                        "Backups of the database made before the rotation open only with what was removed: keep a copy of it as long as",
+                    );
+                    say(
+                        "you keep those backups, apart from them, and destroy it with the last of them.",
+                    );
                 }
             }
             Ok(())
@@ -238,7 +246,10 @@ async fn list_keys(store: &Store, file: &Path) -> anyhow::Result<()> {
             keys::Place::Earlier => "earlier",
             keys::Place::Missing => "MISSING in the file",
         };
-        say(&format!("{}  {:>6} data keys  {place}", one.key, one.data_keys));
+        say(&format!(
+            "{}  {:>6} data keys  {place}",
+            one.key, one.data_keys
+        ));
     }
     Ok(())
 }
@@ -256,7 +267,9 @@ async fn rotate_key(store: &Store, file: &Path, progress: impl FnMut(u64)) -> an
         file.display(),
         rotated.rewrapped
     ));
-    say("Now: copy the file to where you keep its copy, then presence-cloud keys retire removes the earlier key from it.");
+    say(
+        "Now: copy the file to where you keep its copy, then presence-cloud keys retire removes the earlier key from it.",
+    );
     if !rotated.stuck.is_empty() {
         let ids: Vec<_> = rotated.stuck.iter().map(ToString::to_string).collect();
         bail!(
@@ -540,7 +553,8 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
             let tenants = store.tenants().await?;
             let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
             let receipt = admin::offboard(&store, &clock, tenant.id).await?;
-            let receipt = receipt.with_context(|| format!("{} is not there any more", tenant.name))?;
+            let receipt =
+                receipt.with_context(|| format!("{} is not there any more", tenant.name))?;
             say(&receipt.to_string());
         }
     }

@@ -8,9 +8,7 @@ use super::tokens::refresh_token_at;
 use crate::clock::Clock;
 use crate::microsoft::{Entra, MicrosoftError, Recovery};
 use crate::model::{Cause, TenantId, Timestamp};
-use crate::secret::{
-    DataKey, DekId, KeyRing, SealError, Secret, data_key_id, random_bytes,
-};
+use crate::secret::{DataKey, DekId, KeyRing, SealError, Secret, data_key_id, random_bytes};
 
 /// Letters of an enrolment code: no I, L, O, U, so that none is mistaken for another (Crockford's base 32).
 const CODE_LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";

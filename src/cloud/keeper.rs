@@ -136,7 +136,10 @@ impl Keeper {
             match self.store.wipe_previous_tokens(stored_by).await {
                 Ok(0) => {}
                 Ok(wiped) => {
-                    tracing::debug!(custody.wiped = wiped, "refresh tokens wiped that were replaced");
+                    tracing::debug!(
+                        custody.wiped = wiped,
+                        "refresh tokens wiped that were replaced"
+                    );
                 }
                 Err(e) => {
                     tracing::error!(error = %chain(&e), "replaced refresh tokens are not wiped");

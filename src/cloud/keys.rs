@@ -175,7 +175,9 @@ async fn rewrap_all(
                 match ring.rewrap(old.tenant, &old.wrapped) {
                     Ok(None) => {}
                     Ok(Some(new)) => batch.push(Rewrapped { old, new }),
-                    Err(SealError::DoesNotOpen | SealError::UnknownKey(_)) => stuck.push(old.tenant),
+                    Err(SealError::DoesNotOpen | SealError::UnknownKey(_)) => {
+                        stuck.push(old.tenant)
+                    }
                     Err(other) => return Err(other.into()),
                 }
             }
@@ -243,10 +245,7 @@ mod tests {
         assert_eq!((rotated.rewrapped, rotated.resumed), (250, false));
         assert_eq!(told, [100, 200, 250]);
         let uses = list(&store, &file).await.unwrap();
-        assert_eq!(
-            counts(&uses),
-            [(Place::Current, 250), (Place::Earlier, 0)]
-        );
+        assert_eq!(counts(&uses), [(Place::Current, 250), (Place::Earlier, 0)]);
         assert_eq!(uses[0].key, rotated.key);
         let retired = retire(&store, &file, |_| {}).await.unwrap();
         assert_eq!(retired.dropped, [uses[1].key]);
@@ -305,7 +304,10 @@ mod tests {
             .offboard_tenant(id(9), Timestamp::default())
             .await
             .unwrap();
-        assert_eq!(retire(&store, &file, |_| {}).await.unwrap().dropped.len(), 1);
+        assert_eq!(
+            retire(&store, &file, |_| {}).await.unwrap().dropped.len(),
+            1
+        );
     }
 
     #[tokio::test]

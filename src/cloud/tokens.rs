@@ -45,9 +45,7 @@ pub enum TokenError {
     #[error("Microsoft gave no access token")]
     Microsoft(#[source] Arc<MicrosoftError>),
     /// A renewal was interrupted on our side, and since then Entra refuses every refresh token we hold.
-    #[error(
-        "a renewal was interrupted, and Microsoft refuses the refresh tokens from before it"
-    )]
+    #[error("a renewal was interrupted, and Microsoft refuses the refresh tokens from before it")]
     LostInRenewal(#[source] Arc<MicrosoftError>),
     /// The store failed.
     #[error("the stored credential cannot be used")]

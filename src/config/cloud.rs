@@ -240,10 +240,15 @@ impl CloudConfig {
             let private_key = s.path("private_key_file");
             let ends = s.date("ends");
             match (secret, certificate, private_key) {
-                (Some(file), None, None) => credentials.push(CredentialFiles::Secret { file, ends }),
+                (Some(file), None, None) => {
+                    credentials.push(CredentialFiles::Secret { file, ends })
+                }
                 (None, Some(certificate), Some(private_key)) => {
                     if ends.is_some() {
-                        s.problem("ends", "belongs to a secret; a certificate tells its end itself");
+                        s.problem(
+                            "ends",
+                            "belongs to a secret; a certificate tells its end itself",
+                        );
                     }
                     credentials.push(CredentialFiles::Certificate {
                         certificate,
@@ -252,7 +257,9 @@ impl CloudConfig {
                 }
                 (None, ..) => loader.problem(
                     name,
-                    format!("needs either client_secret_file, or a certificate with its key: {pair}"),
+                    format!(
+                        "needs either client_secret_file, or a certificate with its key: {pair}"
+                    ),
                 ),
                 _ => loader.problem(
                     name,
@@ -550,16 +557,26 @@ mod tests {
             "microsoft.credential[2]: has a secret and a certificate",
             "microsoft.credential[3].ends: \"soon\" is not a date",
         ] {
-            assert!(problems.contains(expected), "{expected} is missing in:\n{problems}");
+            assert!(
+                problems.contains(expected),
+                "{expected} is missing in:\n{problems}"
+            );
         }
     }
 
     #[test]
     fn pages_are_there_when_they_are_asked_for() {
         assert!(parse(LEAST).unwrap().web.is_none());
-        let web = |more: &str| parse(&format!("{LEAST}\n[web]\nlisten = \"127.0.0.1:8080\"\n{more}"));
+        let web = |more: &str| {
+            parse(&format!(
+                "{LEAST}\n[web]\nlisten = \"127.0.0.1:8080\"\n{more}"
+            ))
+        };
         let config = web("").unwrap().web.unwrap();
-        assert_eq!(config.redirect_uri().as_str(), "http://127.0.0.1:8080/callback");
+        assert_eq!(
+            config.redirect_uri().as_str(),
+            "http://127.0.0.1:8080/callback"
+        );
         web("public_url = \"https://connect.example.com\"\nbehind_proxy = true").unwrap();
         for wrong in [
             "public_url = \"http://connect.example.com\"",

@@ -42,8 +42,8 @@ use super::transport::{HttpTransport, Limits};
 use crate::clock::Clock;
 use crate::model::{TenantId, Timestamp};
 use crate::secret::Secret;
-use credential::{Credentials, Signer, is_of_the_credential};
 pub use credential::{Credential, CredentialFacts, CredentialKind, Ending};
+use credential::{Credentials, Signer, is_of_the_credential};
 
 /// The tenant of personal Microsoft accounts, which have no Teams presence. `entra-oauth.md` §5.
 pub const PERSONAL_ACCOUNTS: TenantId =

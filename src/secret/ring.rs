@@ -110,9 +110,7 @@ fn read_keys(path: &Path) -> Result<Arc<[KeyEncryptionKey]>, SealError> {
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
+    text.lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
 /// The key file, held so that nobody else changes it meanwhile.

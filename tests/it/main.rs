@@ -6,12 +6,16 @@
 )]
 
 mod a_killed_cloud_loses_nothing;
+mod a_killed_refresh_is_noticed;
+mod a_removed_tenant_leaves_nothing;
 mod demo_runs;
 mod documented_examples;
 mod graph_contract;
+mod keys_rotate_while_serving;
 mod layering;
 mod logs_hold_no_secrets;
 mod microsoft_misbehaves;
+mod our_credential_is_replaced;
 mod presence_reaches_the_suite;
 mod python_client;
 mod simulator_entra;

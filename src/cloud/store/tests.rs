@@ -148,7 +148,10 @@ async fn a_try_without_an_end_is_counted_until_one_succeeds() {
     assert_eq!((token.under_way, token.interrupted), (false, 2));
     let last = intent(id, 1, 8);
     assert_eq!(store.begin_refresh(last).await.unwrap(), Some(2));
-    store.replace_refresh_token(last, b"two", NOW).await.unwrap();
+    store
+        .replace_refresh_token(last, b"two", NOW)
+        .await
+        .unwrap();
     let token = store.refresh_token(id).await.unwrap().unwrap();
     assert_eq!((token.under_way, token.interrupted), (false, 0));
 }

@@ -208,22 +208,25 @@ fn a_credential_that_cannot_sign_is_refused_at_once() {
 }
 
 /// Three secrets; Entra answers as told, by the secret.
-fn with_secrets(answer: impl Fn(&str) -> Response + Clone + Send + Sync + 'static) -> (Entra, Arc<Mutex<Vec<String>>>) {
+fn with_secrets(
+    answer: impl Fn(&str) -> Response + Clone + Send + Sync + 'static,
+) -> (Entra, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::<Mutex<Vec<String>>>::default();
     let log = asked.clone();
     let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
         let (log, answer) = (log.clone(), answer.clone());
         async move {
-            let bytes = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            let bytes = axum::body::to_bytes(request.into_body(), 1 << 20)
+                .await
+                .unwrap();
             let form: Form = url::form_urlencoded::parse(&bytes).into_owned().collect();
             let secret = form["client_secret"].clone();
             log.lock().unwrap().push(secret.clone());
             answer(&secret)
         }
     });
-    let secrets = ["a", "b", "c"].map(|secret| {
-        Credential::new(AppCredential::Secret(Secret::new(secret)), None).unwrap()
-    });
+    let secrets = ["a", "b", "c"]
+        .map(|secret| Credential::new(AppCredential::Secret(Secret::new(secret)), None).unwrap());
     let entra = Entra::with_credentials(
         Arc::new(RouterTransport(router)),
         Url::parse("https://login.example").unwrap(),
