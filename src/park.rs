@@ -19,7 +19,7 @@ pub async fn here(point: &str) {
     if let Some(marker) = std::env::var_os(MARKER) {
         let _ = std::fs::write(marker, point);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Does nothing.

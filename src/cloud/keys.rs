@@ -176,7 +176,7 @@ async fn rewrap_all(
                     Ok(None) => {}
                     Ok(Some(new)) => batch.push(Rewrapped { old, new }),
                     Err(SealError::DoesNotOpen | SealError::UnknownKey(_)) => {
-                        stuck.push(old.tenant)
+                        stuck.push(old.tenant);
                     }
                     Err(other) => return Err(other.into()),
                 }

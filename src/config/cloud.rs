@@ -241,7 +241,7 @@ impl CloudConfig {
             let ends = s.date("ends");
             match (secret, certificate, private_key) {
                 (Some(file), None, None) => {
-                    credentials.push(CredentialFiles::Secret { file, ends })
+                    credentials.push(CredentialFiles::Secret { file, ends });
                 }
                 (None, Some(certificate), Some(private_key)) => {
                     if ends.is_some() {

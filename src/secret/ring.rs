@@ -67,12 +67,11 @@ impl KeyRing {
         let id = wrapped_by(wrapped).ok_or(SealError::DoesNotOpen)?;
         let find = |keys: &[KeyEncryptionKey]| keys.iter().position(|key| key.id() == id);
         let mut keys = self.keys();
-        let at = match find(&keys) {
-            Some(at) => at,
-            None => {
-                keys = self.read_again()?;
-                find(&keys).ok_or(SealError::UnknownKey(id))?
-            }
+        let at = if let Some(at) = find(&keys) {
+            at
+        } else {
+            keys = self.read_again()?;
+            find(&keys).ok_or(SealError::UnknownKey(id))?
         };
         keys[at].open_data_key(tenant, wrapped)
     }
