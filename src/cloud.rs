@@ -17,6 +17,7 @@ pub mod state;
 pub mod store;
 pub mod tenants;
 pub mod tokens;
+pub mod web;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::cloud::{CloudConfig, CredentialFiles};
+use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport};
@@ -34,12 +35,14 @@ use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
 use keeper::Keeper;
 use listener::TlsSetupError;
+use onboarding::Onboardings;
 use poller::TenantFigures;
 use rpc::Api;
 use rpc::auth::Authenticator;
 use store::{Store, StoreError};
 use tenants::Tenants;
 use tokens::Tokens;
+use web::Web;
 
 /// After being told to stop, streams have this long to say good-bye before the connections are closed.
 const GOOD_BYE: Duration = Duration::from_secs(5);
@@ -71,8 +74,8 @@ pub enum BuildError {
     /// One of the application's certificates.
     #[error("the credential of the application in {0} cannot be used")]
     Certificate(String, #[source] EntraSetupError),
-    /// TLS of the listener.
-    #[error("TLS of the gRPC listener cannot be set up")]
+    /// TLS of a listener.
+    #[error("TLS of a listener cannot be set up")]
     Tls(#[from] TlsSetupError),
     /// The listener.
     #[error("cannot listen on {0}")]
@@ -104,6 +107,7 @@ pub struct Cloud {
     address: SocketAddr,
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
+    pages: Option<Pages>,
     store: Store,
     tenants: Arc<Tenants>,
     auth: Arc<Authenticator>,
@@ -111,6 +115,14 @@ pub struct Cloud {
     keeper: Keeper,
     supervisor: Supervisor,
     config: CloudConfig,
+}
+
+/// The web pages, bound.
+struct Pages {
+    web: Arc<Web>,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    address: SocketAddr,
 }
 
 /// A look into the running service.
@@ -190,6 +202,19 @@ fn credential(files: &CredentialFiles) -> Result<Credential, BuildError> {
         .map_err(|e| BuildError::Certificate(name.display().to_string(), e))
 }
 
+fn tls(files: Option<&TlsFiles>) -> Result<Option<Arc<rustls::ServerConfig>>, TlsSetupError> {
+    files
+        .map(|files| listener::tls(&files.certificate, &files.private_key))
+        .transpose()
+}
+
+async fn bind(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildError> {
+    let failed = |e| BuildError::Listen(wanted, e);
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
 impl Cloud {
     /// Puts the parts together and binds, so that the address is known before anything runs.
     pub async fn build(config: CloudConfig, parts: Parts) -> Result<Self, BuildError> {
@@ -203,14 +228,24 @@ impl Cloud {
             None => transport(&config)?,
         };
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
-        let keys = KeyRing::read(&config.key_file).map_err(BuildError::Key)?;
-        let tls = match &config.grpc_tls {
-            Some(files) => Some(listener::tls(&files.certificate, &files.private_key)?),
-            None => None,
-        };
+        let keys = Arc::new(KeyRing::read(&config.key_file).map_err(BuildError::Key)?);
+        let tls = tls(config.grpc_tls.as_ref())?;
         let store = Store::open(&config.database).await?;
         let supervisor = Supervisor::new();
         let graph = Graph::new(outside, config.graph_url.clone());
+        let onboardings = |redirect_uri, propagation| Onboardings {
+            store: store.clone(),
+            entra: entra.clone(),
+            graph: graph.clone(),
+            key: Arc::clone(&keys),
+            clock: clock.clone(),
+            redirect_uri,
+            propagation,
+        };
+        let onboardings = config
+            .web
+            .as_ref()
+            .map(|web| onboardings(web.redirect_uri(), web.consent_propagation));
         let tokens = Tokens::new(
             store.clone(),
             keys,
@@ -237,15 +272,33 @@ impl Cloud {
             supervisor.clone(),
             config.streams.clone(),
         );
-        let failed = |e| BuildError::Listen(config.grpc_listen, e);
-        let listener = TcpListener::bind(config.grpc_listen)
-            .await
-            .map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = bind(config.grpc_listen).await?;
+        let pages = match (&config.web, onboardings) {
+            (Some(settings), Some(onboardings)) => {
+                let (listener, address) = bind(settings.listen).await?;
+                let web = Web::new(
+                    settings.clone(),
+                    config.grpc_public_url.clone(),
+                    config.client_id,
+                    &config.login_url,
+                    onboardings,
+                    Arc::clone(&tenants),
+                );
+                let tls = self::tls(settings.tls.as_ref())?;
+                Some(Pages {
+                    web,
+                    listener,
+                    tls,
+                    address,
+                })
+            }
+            _ => None,
+        };
         Ok(Self {
             address,
             listener,
             tls,
+            pages,
             store,
             tenants,
             auth,
@@ -261,6 +314,11 @@ impl Cloud {
         self.address
     }
 
+    /// Where browsers connect, if there are pages.
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.pages.as_ref().map(|pages| pages.address)
+    }
+
     /// A look into the service while it runs.
     pub fn view(&self) -> CloudView {
         CloudView(Arc::clone(&self.tenants))
@@ -274,6 +332,19 @@ impl Cloud {
         self.supervisor.run("gRPC listener", async move {
             listener::serve(listener, tls, routes, closing, GOOD_BYE).await;
         });
+        if let Some(pages) = self.pages {
+            let (router, closing) = (pages.web.router(), close.clone());
+            let stopping = self.supervisor.stopping();
+            self.supervisor.run("expired sessions", async move {
+                stopping
+                    .run_until_cancelled(pages.web.tidy_for_ever())
+                    .await;
+            });
+            tracing::info!(address = %pages.address, tls = pages.tls.is_some(), "serving pages");
+            self.supervisor.run("web listener", async move {
+                listener::serve(pages.listener, pages.tls, router, closing, GOOD_BYE).await;
+            });
+        }
         let stopping = self.supervisor.stopping();
         let (tenants, auth) = (Arc::clone(&self.tenants), Arc::clone(&self.auth));
         self.supervisor.run("operator's changes", async move {

@@ -134,7 +134,7 @@ impl Pace {
 /// The access tokens of all tenants.
 pub struct Tokens {
     store: Store,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     entra: Entra,
     clock: Clock,
     supervisor: Supervisor,
@@ -148,7 +148,7 @@ impl Tokens {
     /// With no token yet.
     pub fn new(
         store: Store,
-        keys: KeyRing,
+        keys: Arc<KeyRing>,
         entra: Entra,
         clock: Clock,
         supervisor: Supervisor,

@@ -8,6 +8,8 @@
 mod a_killed_cloud_loses_nothing;
 mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
+mod browser_harness;
+mod browser_onboarding;
 mod demo_runs;
 mod documented_examples;
 mod graph_contract;

@@ -1,5 +1,6 @@
 //! What several behaviours need; never a second way to build the system.
 
+pub mod browser;
 pub mod openapi;
 pub mod program;
 pub mod raw;

@@ -38,7 +38,6 @@ texts! {
         step_2: "Connection",
         step_3: "Authorize",
         step_4: "Complete",
-        back: "Back",
         copy: "Copy",
         copied: "Copied",
         details: "Details for your administrator",
@@ -75,7 +74,6 @@ texts! {
         optional: "optional",
         next: "Continue",
         problems: "Please look at these entries:",
-        seen_before: "Connected already?",
         to_status: "See your connection",
         privacy: "We keep your entries encrypted, only to set up and support this connection.",
     }
@@ -189,7 +187,6 @@ texts! {
         suite_on: "connected now",
         suite_off: "not connected",
         suite_since: "enrolled {}",
-        suite_revoked: "revoked",
         add: "Add a phone system",
         add_text: "Gives a one-time enrolment code.",
         again: "Authorize again",
