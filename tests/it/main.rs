@@ -5,6 +5,7 @@
     reason = "tests say what they mean in their names"
 )]
 
+mod a_connection_nobody_uses_is_looked_after;
 mod a_killed_cloud_loses_nothing;
 mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
