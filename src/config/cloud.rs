@@ -469,6 +469,12 @@ mod tests {
             .collect();
         assert_ne!(all, text);
         parse(&all).unwrap();
+        // The examples that are no defaults parse too.
+        let start = text.find("# [[microsoft.credential]]").unwrap();
+        let end = text.find("[store]").unwrap();
+        let tables = text[start..end].replace("# ", "");
+        let more = [&text[..start], &tables, &text[end..]].concat();
+        assert_eq!(parse(&more).unwrap().credentials.len(), 3);
     }
 
     #[test]
