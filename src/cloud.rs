@@ -333,7 +333,7 @@ impl Cloud {
             listener::serve(listener, tls, routes, closing, GOOD_BYE).await;
         });
         if let Some(pages) = self.pages {
-            let (router, closing) = (pages.web.router(), close.clone());
+            let (pages_router, closing) = (pages.web.router(), close.clone());
             let stopping = self.supervisor.stopping();
             self.supervisor.run("expired sessions", async move {
                 stopping
@@ -342,7 +342,7 @@ impl Cloud {
             });
             tracing::info!(address = %pages.address, tls = pages.tls.is_some(), "serving pages");
             self.supervisor.run("web listener", async move {
-                listener::serve(pages.listener, pages.tls, router, closing, GOOD_BYE).await;
+                listener::serve(pages.listener, pages.tls, pages_router, closing, GOOD_BYE).await;
             });
         }
         let stopping = self.supervisor.stopping();

@@ -18,6 +18,7 @@ mod keys_rotate_while_serving;
 mod layering;
 mod logs_hold_no_secrets;
 mod microsoft_misbehaves;
+mod onboarding_is_guarded;
 mod our_credential_is_replaced;
 mod presence_reaches_the_suite;
 mod python_client;

@@ -5,3 +5,4 @@ pub mod openapi;
 pub mod program;
 pub mod raw;
 pub mod stage;
+pub mod visitor;

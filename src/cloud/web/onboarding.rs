@@ -250,20 +250,16 @@ impl Web {
             .put_sign_in(sha256(state.as_bytes()), &sign_in)
             .await?;
         let redirect = &self.onboardings.redirect_uri;
-        let url = match (purpose, row) {
-            (SignInPurpose::Consent, Some(row)) => self
-                .onboardings
-                .entra
-                .admin_consent_url(row.tenant, redirect, &state),
-            _ => {
-                let secrets = SignInSecrets::of(&secret);
-                let sign_in = secrets.sign_in(ask(row), redirect);
-                // After a consent the administrator is signed in: the choice was made a moment ago.
-                let choose = ask(row) == Ask::ServiceAccount || purpose == SignInPurpose::Status;
-                self.onboardings
-                    .entra
-                    .sign_in_url(&sign_in, &state, choose, None)
-            }
+        let url = if let (SignInPurpose::Consent, Some(row)) = (purpose, row) {
+            let entra = &self.onboardings.entra;
+            entra.admin_consent_url(row.tenant, redirect, &state)
+        } else {
+            let secrets = SignInSecrets::of(&secret);
+            let sign_in = secrets.sign_in(ask(row), redirect);
+            // After a consent the administrator is signed in: the choice was made a moment ago.
+            let choose = ask(row) == Ask::ServiceAccount || purpose == SignInPurpose::Status;
+            let entra = &self.onboardings.entra;
+            entra.sign_in_url(&sign_in, &state, choose, None)
         };
         Ok(with_cookie(
             go(url.as_str()),

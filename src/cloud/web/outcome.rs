@@ -342,7 +342,10 @@ impl Outcome {
             outcome.code = cause.code;
             (outcome.text, outcome.next) = (cause.text, cause.remedy);
         }
-        outcome.correlation = error.correlation_id().unwrap_or_default().to_owned();
+        outcome.correlation = error
+            .correlation_id()
+            .map(str::to_owned)
+            .unwrap_or_default();
         outcome
     }
 

@@ -24,6 +24,7 @@ pub struct Common {
 }
 
 impl Common {
+    #[expect(clippy::unused_self, reason = "templates call methods")]
     fn fill(&self, text: &str, value: impl std::fmt::Display) -> String {
         Texts::fill(text, value)
     }

@@ -232,15 +232,13 @@ fn suite(row: &SuiteRow, connected: bool, texts: &Texts) -> SuiteShown {
 
 /// The status page, or the way to it.
 pub async fn status(State(web): State<Arc<Web>>, visit: Visit) -> Answer {
-    match web.tenant_ctx(&visit).await? {
-        Some(ctx) => Ok(page(&web.status_page(&visit, ctx, None, None).await?)),
-        None => {
-            let shown = page(&SignInPage {
-                c: web.common(Some(&visit)),
-            });
-            Ok(web.remember(&visit, shown))
-        }
+    if let Some(ctx) = web.tenant_ctx(&visit).await? {
+        return Ok(page(&web.status_page(&visit, ctx, None, None).await?));
     }
+    let shown = page(&SignInPage {
+        c: web.common(Some(&visit)),
+    });
+    Ok(web.remember(&visit, shown))
 }
 
 /// Where a form was sent, opened without one: after reloading, for example.

@@ -191,7 +191,7 @@ texts! {
         add_text: "Gives a one-time enrolment code.",
         again: "Authorize again",
         again_text: "After a change on your side, or to use another account.",
-        link: "Make a new secret link",
+        link: "New secret link",
         link_text: "All earlier links stop working.",
         link_new: "Your new secret link to this page. Earlier ones no longer work.",
         disconnect: "Disconnect",
