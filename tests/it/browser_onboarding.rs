@@ -1,7 +1,7 @@
 //! Onboarding as people do it, in a browser: both connections, at a desk and on a phone, by keyboard, without JavaScript.
 
 use presence_bridge::cloud::store::{ConnectionKind, TenantStatus};
-use presence_bridge::simulator::{Tenant, TenantSpec};
+use presence_bridge::simulator::{Fault, FaultParams, Scope, Tenant, TenantSpec};
 
 use crate::support::browser::Browser;
 use crate::support::stage::{Stage, quick, upns};
@@ -28,17 +28,17 @@ impl Scene {
             ("web", "sign_ins_per_minute = 600".into()),
         ]);
         let stage = Stage::new(settings).await;
-        let tenant = stage.microsoft.add_tenant(TenantSpec {
-            domain: "contoso.example".into(),
-            name: "Contoso".into(),
-            people: 6,
-            ..TenantSpec::default()
-        });
+        let tenant = found(&stage, "contoso.example");
         Self {
             stage,
             tenant,
             browser,
         }
+    }
+
+    /// Another organisation.
+    pub fn found(&self, domain: &str) -> Tenant {
+        found(&self.stage, domain)
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -72,10 +72,14 @@ impl Scene {
 
     /// Signs in at Microsoft as the first person of the tenant.
     pub async fn sign_in(&self) {
+        self.sign_in_as(&upns(&self.tenant)[0]).await;
+    }
+
+    /// Signs in at Microsoft.
+    pub async fn sign_in_as(&self, account: &str) {
         let b = &self.browser;
         b.wait_for("input[name=typed_account]").await;
-        b.type_into("input[name=typed_account]", &upns(&self.tenant)[0])
-            .await;
+        b.type_into("input[name=typed_account]", account).await;
         b.press("Accept").await;
     }
 
@@ -105,6 +109,15 @@ impl Scene {
         store.close().await;
         row.map(|row| row.status)
     }
+}
+
+fn found(stage: &Stage, domain: &str) -> Tenant {
+    stage.microsoft.add_tenant(TenantSpec {
+        domain: domain.into(),
+        name: domain.into(),
+        people: 6,
+        ..TenantSpec::default()
+    })
 }
 
 /// One page in all its looks: no barrier, no overflow, no complaint of the browser.
@@ -180,4 +193,140 @@ async fn an_organisation_connection_is_made_from_the_form_to_the_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_account_connection_is_made_from_the_form_to_the_code() {
     walk(ConnectionKind::ServiceAccount).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_works_without_javascript() {
+    let first = Browser::start().await;
+    let browser = first.without_javascript().await;
+    first.quit().await;
+    let scene = Scene::with(quick(), browser).await;
+    let b = &scene.browser;
+    for kind in [ConnectionKind::Organisation, ConnectionKind::ServiceAccount] {
+        scene.to_authorized(kind).await;
+        b.screenshot(&format!("{}-3-authorized", kind.as_str()))
+            .await;
+    }
+    b.press("COMPLETE REQUEST").await;
+    b.wait_for("#code").await;
+    assert_eq!(
+        b.count("button.copy").await,
+        b.count("button.copy[hidden]").await
+    );
+    b.screenshot("service-account-4-complete").await;
+    b.press("Open the status page").await;
+    b.press("Add a phone system").await;
+    b.wait_for("#code").await;
+    b.screenshot("status-add-a-phone-system").await;
+    b.press("Disconnect").await;
+    b.type_into("#typed", "contoso.example").await;
+    b.press("Disconnect for good").await;
+    b.wait_for_text("Please keep this receipt").await;
+    b.screenshot("disconnected").await;
+    assert_eq!(scene.status().await, Some(TenantStatus::Gone));
+    scene.browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_alone_is_enough() {
+    let scene = Scene::new().await;
+    let b = &scene.browser;
+    b.goto(&scene.url("/")).await;
+    let stops = b.assert_focus_is_visible().await;
+    let order: Vec<&str> = stops.iter().map(|s| s.text.as_str()).collect();
+    assert_eq!(order[0], "Skip to content", "{order:?}");
+
+    scene.fill_in().await;
+    b.assert_focus_is_visible().await;
+    // Arrow keys choose, Enter sends.
+    b.goto(&scene.url("/connection")).await;
+    for _ in 0..4 {
+        b.key("Tab").await;
+    }
+    b.key("ArrowDown").await;
+    b.key("Enter").await;
+    b.wait_for_url("/authorize").await;
+    b.wait_for_text("stay signed in as the account you choose")
+        .await;
+    b.assert_focus_is_visible().await;
+    scene.browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_page_stays_true_while_it_is_looked_at() {
+    let scene = Scene::new().await;
+    let b = &scene.browser;
+    scene.to_authorized(ConnectionKind::Organisation).await;
+    b.press("COMPLETE REQUEST").await;
+    b.wait_for("#code").await;
+    b.press("Open the status page").await;
+    b.wait_for_text("watch nobody yet").await;
+
+    // A suite comes, and Microsoft refuses later: without anybody reloading.
+    let mut list = upns(&scene.tenant);
+    list.push("nobody@contoso.example".into());
+    let suite = scene.stage.watching(&scene.tenant, "Reception", list).await;
+    b.wait_for_text("6 of 7 people").await;
+    b.wait_for_text("connected now").await;
+    b.shoot_all("status-connected").await;
+    b.assert_accessible().await;
+    let fault = Fault::parse("forbidden", &FaultParams::default()).unwrap();
+    scene.stage.microsoft.set_fault(fault, Scope::All, None);
+    suite.until_state("needs administrator").await;
+    b.wait_for_text("Needs your administrator").await;
+    b.wait_for_text("What to do").await;
+    b.shoot_all("status-needs-administrator").await;
+    b.assert_accessible().await;
+
+    // The one link that mends it.
+    scene.stage.microsoft.clear_faults(None, None);
+    b.press("Authorize again").await;
+    b.wait_for_url("/authorize").await;
+    b.screenshot("authorize-again").await;
+    b.press("AUTHORIZE").await;
+    scene.consent().await;
+    b.wait_for_text("AUTHORIZED").await;
+    b.press("COMPLETE REQUEST").await;
+    b.wait_for_text("Authorized anew").await;
+    suite.until_state("connected").await;
+    b.press("Open the status page").await;
+    b.wait_for_text("Presence arrives").await;
+
+    b.press("Disconnect").await;
+    b.shoot_all("disconnect").await;
+    b.assert_accessible().await;
+    scene.browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_authorizes_by_a_forwarded_link() {
+    let scene = Scene::new().await;
+    let b = &scene.browser;
+    scene.fill_in().await;
+    scene.choose(ConnectionKind::Organisation).await;
+    b.press("Somebody else has to do this?").await;
+    let text = b
+        .wait_for("#forward-mail")
+        .await
+        .prop("value")
+        .await
+        .unwrap()
+        .unwrap();
+    b.shoot_all("authorize-forward").await;
+    b.assert_accessible().await;
+    assert!(
+        text.contains("contoso.example")
+            && text.contains("Ann Lee")
+            && text.contains("Global Administrator"),
+        "{text}"
+    );
+    let link = text.lines().find(|line| line.starts_with("http")).unwrap();
+
+    let administrator = Browser::start().await;
+    administrator.goto(link).await;
+    administrator.wait_for_text("Requested by Ann Lee").await;
+    administrator.shoot_all("authorize-requested").await;
+    administrator.assert_accessible().await;
+    administrator.quit().await;
+    scene.browser.quit().await;
 }
