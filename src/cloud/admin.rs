@@ -186,8 +186,8 @@ pub struct Receipt {
     pub tenant: TenantId,
     /// The name for people.
     pub name: String,
-    /// The data key: without it, copies of the sealed tokens in backups open for nobody who lacks a backup of the key as well.
-    pub data_key: Option<DekId>,
+    /// The data keys. Without them nothing they sealed opens any more, wherever there is a copy of it.
+    pub data_keys: Vec<DekId>,
     /// Refresh tokens.
     pub refresh_tokens: u64,
     /// Enrolment codes.
@@ -200,14 +200,15 @@ pub struct Receipt {
 
 impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let data_key = match self.data_key {
-            Some(id) => format!("destroyed ({id})"),
-            None => "there was none any more".into(),
+        let data_keys: Vec<_> = self.data_keys.iter().map(ToString::to_string).collect();
+        let data_keys = match data_keys.as_slice() {
+            [] => "there were none any more".into(),
+            ids => format!("{} destroyed ({})", ids.len(), ids.join(", ")),
         };
         writeln!(f, "Receipt          {}", self.number)?;
         writeln!(f, "Time             {}", self.at)?;
         writeln!(f, "Organisation     {} ({})", self.name, self.tenant)?;
-        writeln!(f, "Data key         {data_key}")?;
+        writeln!(f, "Data keys        {data_keys}")?;
         writeln!(f, "Refresh tokens   {} destroyed", self.refresh_tokens)?;
         writeln!(f, "Enrolment codes  {} forgotten", self.codes)?;
         writeln!(f, "Suites           {} revoked", self.suites)?;
@@ -252,7 +253,11 @@ pub async fn offboard(
         at,
         tenant,
         name: row.name,
-        data_key: destroyed.data_key.as_deref().and_then(data_key_id),
+        data_keys: destroyed
+            .data_keys
+            .iter()
+            .filter_map(|wrapped| data_key_id(wrapped))
+            .collect(),
         refresh_tokens: destroyed.refresh_tokens,
         codes: destroyed.codes,
         suites: destroyed.suites,

@@ -30,6 +30,9 @@ pub(super) const RECENT: Duration = Duration::from_hours(19);
 /// Exercises under way at the same time. How many begin in a second is limited with the tokens.
 const AT_ONCE: usize = 32;
 
+/// Exercises between two looks at who is due: some seconds.
+const AT_A_TIME: usize = 100;
+
 /// How often it is looked who is due, and who has come or gone.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -123,6 +126,9 @@ impl Keeper {
             let now = Instant::now();
             let mut whom = self.tenants.all();
             whom.retain(|tenant| due(&tenant.standing(), now).is_some_and(|due| due <= now));
+            // Who was never tried goes first, and nobody waits for the end of a long queue to be looked at.
+            whom.sort_by_key(|tenant| tenant.standing().exercised_at);
+            whom.truncate(AT_A_TIME);
             futures_util::stream::iter(whom)
                 .for_each_concurrent(AT_ONCE, |tenant| async move { tenant.exercise().await })
                 .await;

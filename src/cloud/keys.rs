@@ -196,7 +196,7 @@ async fn rewrap_all(
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::{ConnectionKind, NewTenant, TenantRow, TenantStatus};
+    use super::super::store::{ConnectionKind, NewOnboarding, NewTenant, TenantRow, TenantStatus};
     use super::*;
     use crate::model::Timestamp;
 
@@ -308,6 +308,30 @@ mod tests {
             retire(&store, &file, |_| {}).await.unwrap().dropped.len(),
             1
         );
+    }
+
+    #[tokio::test]
+    async fn keys_of_wishes_to_connect_are_wrapped_anew_as_well() {
+        let (_dir, file, store) = stage(1).await;
+        let ring = KeyRing::read(&file).unwrap();
+        let now = Timestamp::default();
+        let wish = NewOnboarding {
+            id: uuid::Uuid::from_u128(77),
+            tenant: id(5),
+            domain: "contoso.example".into(),
+            reconnects: false,
+            wrapped_key: ring.new_data_key(id(5)).unwrap().1,
+            details: Vec::new(),
+            connection: None,
+            link_hash: None,
+            expires_at: now.plus(std::time::Duration::from_hours(1)),
+        };
+        store.put_onboarding(&wish, now).await.unwrap();
+        assert_eq!(rotate(&store, &file, |_| {}).await.unwrap().rewrapped, 2);
+        retire(&store, &file, |_| {}).await.unwrap();
+        let stored = store.onboarding(wish.id, now).await.unwrap().unwrap();
+        let ring = KeyRing::read(&file).unwrap();
+        ring.open_data_key(id(5), &stored.wrapped_key).unwrap();
     }
 
     #[tokio::test]

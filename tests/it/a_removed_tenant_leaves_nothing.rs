@@ -49,7 +49,7 @@ async fn neither_the_files_nor_the_memory_hold_anything_of_it() {
     let id = presence_bridge::secret::data_key_id(&stored.data_key).unwrap();
     for line in [
         format!("contoso.example ({})", tenant.id()),
-        format!("Data key         destroyed ({id})"),
+        format!("Data keys        1 destroyed ({id})"),
         format!("Refresh tokens   {tokens} destroyed"),
         "Enrolment codes  2 forgotten".into(),
         "Suites           1 revoked".into(),

@@ -78,8 +78,8 @@ pub struct Rewrapped {
 /// What off-boarding destroyed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Destroyed {
-    /// The wrapped data key, if there was one.
-    pub data_key: Option<Vec<u8>>,
+    /// The wrapped data keys: that of the tenant, and those of wishes to connect it.
+    pub data_keys: Vec<Vec<u8>>,
     /// Refresh tokens, the one before included.
     pub refresh_tokens: u64,
     /// Enrolment codes, used ones included.
@@ -307,12 +307,31 @@ impl Store {
         if known == 0 {
             return Ok(None);
         }
-        let data_key = sqlx::query("DELETE FROM data_keys WHERE tenant_id = $1 RETURNING wrapped")
-            .bind(&id)
-            .fetch_optional(&mut *tx)
-            .await
-            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-            .map_err(failed)?;
+        for statement in [
+            "DELETE FROM connections WHERE tenant_id = $1",
+            "DELETE FROM status_links WHERE tenant_id = $1",
+            "DELETE FROM web_sessions WHERE tenant_id = $1",
+        ] {
+            sqlx::query(statement)
+                .bind(&id)
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        let mut data_keys = Vec::new();
+        for statement in [
+            "DELETE FROM data_keys WHERE tenant_id = $1 RETURNING wrapped",
+            "DELETE FROM onboardings WHERE tenant_id = $1 RETURNING wrapped_key",
+        ] {
+            let rows = sqlx::query(statement)
+                .bind(&id)
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(failed)?;
+            for row in &rows {
+                data_keys.push(row.try_get(0).map_err(failed)?);
+            }
+        }
         let tokens: Option<i64> = sqlx::query(
             "DELETE FROM refresh_tokens WHERE tenant_id = $1 RETURNING 1 + (previous IS NOT NULL)",
         )
@@ -321,18 +340,6 @@ impl Store {
         .await
         .and_then(|row| row.map(|row| row.try_get(0)).transpose())
         .map_err(failed)?;
-        for statement in [
-            "DELETE FROM connections WHERE tenant_id = $1",
-            "DELETE FROM status_links WHERE tenant_id = $1",
-            "DELETE FROM web_sessions WHERE tenant_id = $1",
-            "DELETE FROM onboardings WHERE tenant_id = $1",
-        ] {
-            sqlx::query(statement)
-                .bind(&id)
-                .execute(&mut *tx)
-                .await
-                .map_err(failed)?;
-        }
         let codes = sqlx::query("DELETE FROM enrolment_codes WHERE tenant_id = $1")
             .bind(&id)
             .execute(&mut *tx)
@@ -354,7 +361,7 @@ impl Store {
             .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(Some(Destroyed {
-            data_key,
+            data_keys,
             refresh_tokens: tokens.and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
             codes,
             suites,

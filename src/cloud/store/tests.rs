@@ -228,7 +228,7 @@ async fn what_was_destroyed_is_in_no_file_of_the_database_any_more() {
     assert_eq!(
         destroyed,
         Some(Destroyed {
-            data_key: Some(wrapped.clone()),
+            data_keys: vec![wrapped.clone()],
             refresh_tokens: 1,
             codes: 0,
             suites: 0

@@ -390,16 +390,12 @@ pub async fn disconnect(
     tracing::info!(tenant.id = %ctx.tenant.id, "disconnected by the customer");
     let t = &web.texts.disconnect;
     let facts = receipt.map(|receipt| {
+        let data_keys: Vec<_> = receipt.data_keys.iter().map(ToString::to_string).collect();
         vec![
             (t.receipt, receipt.number),
             (t.receipt_time, time(receipt.at)),
             (t.receipt_tenant, receipt.tenant.to_string()),
-            (
-                t.receipt_keys,
-                receipt
-                    .data_key
-                    .map_or_else(|| "0".into(), |id| id.to_string()),
-            ),
+            (t.receipt_keys, data_keys.join(", ")),
             (t.receipt_tokens, receipt.refresh_tokens.to_string()),
             (t.receipt_suites, receipt.suites.to_string()),
             (t.receipt_codes, receipt.codes.to_string()),
