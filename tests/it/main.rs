@@ -7,6 +7,7 @@
 
 mod a_connection_nobody_uses_is_looked_after;
 mod a_killed_cloud_loses_nothing;
+#[cfg(debug_assertions)] // elsewhere there is nothing to park at
 mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
 mod browser_harness;

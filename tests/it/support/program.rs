@@ -1,9 +1,7 @@
 //! The real presence-cloud as a process of its own, on the files of a stage.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-
-use presence_bridge::park;
 
 /// Killed when dropped, whatever happens to the test.
 pub struct Program(Child);
@@ -25,7 +23,9 @@ impl Program {
     }
 
     /// The same, stopping for good at a named point. It has come there when the file exists that is returned.
-    pub fn serve_until(folder: &Path, point: &str) -> (Self, PathBuf) {
+    #[cfg(debug_assertions)]
+    pub fn serve_until(folder: &Path, point: &str) -> (Self, std::path::PathBuf) {
+        use presence_bridge::park;
         let marker = folder.join("parked");
         let _ = std::fs::remove_file(&marker);
         let child = command(folder)
