@@ -7,12 +7,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::outcome::{Kind, Outcome};
+use super::outcome::{Kind, Outcome, Step};
 use super::pages::{
     AuthorizePage, CompletePage, ConnectionPage, Enrolment, OutcomePage, Shown, StartPage, time,
 };
 use super::session::{self, Nothing, Posted, SIGN_IN_LIFE, Visit, derive, hash, token};
-use super::texts::Texts;
+use super::texts::{ENGLISH, Texts};
 use super::{Answer, Failure, Web, go, page, with_cookie};
 use crate::cloud::admin::{DEFAULT_CODE_LIFE, invite_suite};
 use crate::cloud::onboarding::{Trouble, Wish};
@@ -85,6 +85,19 @@ impl Web {
         };
         let row = self.store.onboarding(id, self.clock.now()).await?;
         row.ok_or(expired)
+    }
+}
+
+impl Visit {
+    fn told(&self) -> Option<Outcome> {
+        let json = self.session.as_ref()?.outcome.as_deref()?;
+        serde_json::from_str(json).ok()
+    }
+
+    /// Whether the last thing told was to ask an administrator.
+    fn was_told_to_forward(&self) -> bool {
+        let told = self.told();
+        told.is_some_and(|o| o.kind.row(&ENGLISH).steps.first() == Some(&Step::Forward))
     }
 }
 
@@ -194,7 +207,7 @@ pub async fn authorize(State(web): State<Arc<Web>>, mut visit: Visit) -> Answer 
         stage,
         until,
         forward,
-        others: !details.administrator.is_empty(),
+        others: !details.administrator.is_empty() || visit.was_told_to_forward(),
     }))
 }
 
@@ -519,9 +532,7 @@ pub async fn completed(State(web): State<Arc<Web>>, visit: Visit) -> Answer {
 
 /// What happened, on a page of its own.
 pub async fn outcome(State(web): State<Arc<Web>>, visit: Visit) -> Answer {
-    let told = visit.session.as_ref().and_then(|s| s.outcome.as_deref());
-    let outcome: Option<Outcome> = told.and_then(|json| serde_json::from_str(json).ok());
-    let outcome = outcome.ok_or(Failure::Kind(Kind::Expired))?;
+    let outcome = visit.told().ok_or(Failure::Kind(Kind::Expired))?;
     Ok(page(&OutcomePage {
         o: Shown::new(&outcome, web.texts),
         c: web.common(Some(&visit)),

@@ -261,7 +261,7 @@ texts! {
         not_administrator_text: "The account that signed in is not an administrator who may approve for the organisation.",
         not_administrator_next: "Send the link to your administrator, or choose the service-account connection.",
         administrator: "An administrator has to act",
-        policy: "A policy of your organisation blocks this",
+        policy: "Blocked by a policy",
         mfa: "The multi-factor check is not complete",
         account: "There is trouble with the account",
         sign_in: "The sign-in did not work",
