@@ -28,7 +28,7 @@ use crate::cloud::{self, BuildError, Cloud, CloudView, Parts};
 use crate::config::cloud::CloudConfig;
 use crate::config::load::ConfigError;
 use crate::model::TenantId;
-use crate::secret::{KeyEncryptionKey, SealError, Secret, random_token};
+use crate::secret::{KeyRing, SealError, Secret, random_token};
 use crate::simulator::{AppRegistration, Life, Microsoft, Options, Tenant, TenantSpec};
 use crate::supervise::TaskDied;
 
@@ -160,7 +160,7 @@ impl World {
             .map_err(io(format!("cannot create {}", folder.display())))?;
         let folder = std::path::absolute(folder).map_err(io("cannot find the folder"))?;
         write_private(&folder.join("client-secret"), &secret)?;
-        KeyEncryptionKey::create(&folder.join("key"))?;
+        KeyRing::create(&folder.join("key"))?;
         let mut world = Self {
             microsoft,
             microsoft_url,
@@ -308,7 +308,7 @@ impl World {
         let (config, clock) = (self.config()?, Clock::system());
         let transport = cloud::transport(&config)?;
         let entra = cloud::entra(&config, transport, clock.clone())?;
-        let key = KeyEncryptionKey::read(&config.key_file)?;
+        let keys = KeyRing::read(&config.key_file)?;
         let request = ConnectTenant {
             tenant: tenant.domain().to_owned(),
             name: tenant.domain().to_owned(),
@@ -319,7 +319,7 @@ impl World {
             verify: true,
         };
         let store = self.store().await?;
-        admin::connect_tenant(&store, &key, &entra, &clock, request).await?;
+        admin::connect_tenant(&store, &keys, &entra, &clock, request).await?;
         store.close().await;
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod openapi;
+pub mod program;
 pub mod raw;
 pub mod stage;
 pub mod visitor;
