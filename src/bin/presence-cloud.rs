@@ -85,6 +85,17 @@ enum Tenant {
     Suspend(Which),
     /// Goes on after `suspend`, and tries a refused connection again at once.
     Resume(Which),
+    /// Prints a secret link to an organisation's status page: for who lost his, and to authorize a connection anew.
+    ///
+    /// It works for exactly that organisation. Who has it sees the state of the connection, can add a phone system, and can begin to
+    /// authorize anew, which needs a sign-in of that organisation. Earlier links stay good.
+    Link {
+        #[command(flatten)]
+        which: Which,
+        /// How long the link is good, in days.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
+        days: u64,
+    },
     /// Off-boards an organisation for good: destroys its credentials, revokes its suites, and prints a receipt.
     Remove {
         #[command(flatten)]
@@ -372,6 +383,7 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
         config.poll.presence.window.as_secs(),
         config.poll.interval
     ));
+    well &= check_pages(&config).await;
     let tenants = match &store {
         Some(store) => store.tenants().await?,
         None => Vec::new(),
@@ -420,6 +432,40 @@ fn check_ends(entra: &Entra) -> bool {
         say("  FAIL  the credentials of the application have all ended");
     }
     usable
+}
+
+/// The pages: their certificate, their port, and what has to be registered with Microsoft.
+async fn check_pages(config: &CloudConfig) -> bool {
+    let Some(web) = &config.web else {
+        say("  note  the pages: none; set [web] listen to let customers connect themselves");
+        return true;
+    };
+    let mut well = true;
+    if let Some(tls) = &web.tls {
+        let tls = cloud::listener::tls(&tls.certificate, &tls.private_key);
+        well &= step(
+            "TLS of the pages",
+            &tls.map(|_| "certificate and key fit".into())
+                .map_err(Into::into),
+        );
+    }
+    match tokio::net::TcpListener::bind(web.listen).await {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => say(&format!(
+            "  note  the port of the pages: {} is in use, by a running presence-cloud or by something else",
+            web.listen
+        )),
+        port => {
+            let port = port
+                .map(|_| format!("{} is free", web.listen))
+                .with_context(|| format!("{} cannot be used", web.listen));
+            well &= step("the port of the pages", &port);
+        }
+    }
+    say(&format!(
+        "  note  the pages: register {} with Microsoft as a redirect address of the platform \"Web\"",
+        web.redirect_uri()
+    ));
+    well
 }
 
 /// Whether Microsoft lets us in. A service account's refresh token is not spent for a check: there only the tenant is asked for.
@@ -534,6 +580,30 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
         Tenant::Resume(which) => {
             set_status(&store, &which, TenantStatus::Active, "Resumed").await?;
         }
+        Tenant::Link { which, days } => {
+            let Some(web) = &config.web else {
+                bail!("there are no pages to link to: set [web] listen in the configuration")
+            };
+            let tenants = store.tenants().await?;
+            let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
+            let valid_for = Duration::from_hours(days * 24);
+            let link = admin::link_to_status(&store, &clock, tenant.id, valid_for).await?;
+            let Some((path, until)) = link else {
+                bail!("{} was off-boarded", tenant.name)
+            };
+            say(&format!(
+                "Secret link to the status page of {}, good until {until}:\n",
+                tenant.name
+            ));
+            say(&format!(
+                "    {}{}\n",
+                web.public_url.origin().ascii_serialization(),
+                path.expose()
+            ));
+            say(
+                "Who opens it can authorize the connection anew, with an account of that organisation.",
+            );
+        }
         Tenant::Remove { which, yes: false } => {
             let tenants = store.tenants().await?;
             let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
@@ -603,7 +673,7 @@ async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
             say("On the machine beside the suite:");
             say(&format!(
                 "\n    presence-agent enroll --cloud {} --code-file -\n",
-                grpc_url(&config)
+                config.grpc_public_url.as_str().trim_end_matches('/')
             ));
             say("and type the code.");
         }
@@ -638,13 +708,4 @@ async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn grpc_url(config: &CloudConfig) -> String {
-    let scheme = if config.grpc_tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    format!("{scheme}://{}", config.grpc_listen)
 }

@@ -8,7 +8,9 @@ use super::tokens::refresh_token_at;
 use crate::clock::Clock;
 use crate::microsoft::{Entra, MicrosoftError, Recovery};
 use crate::model::{Cause, TenantId, Timestamp};
-use crate::secret::{DataKey, DekId, KeyRing, SealError, Secret, data_key_id, random_bytes};
+use crate::secret::{
+    DataKey, DekId, KeyRing, SealError, Secret, data_key_id, random_bytes, random_token, sha256,
+};
 
 /// Letters of an enrolment code: no I, L, O, U, so that none is mistaken for another (Crockford's base 32).
 const CODE_LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -265,6 +267,25 @@ pub async fn offboard(
     };
     tracing::info!(tenant.id = %tenant, receipt = receipt.number, "off-boarded");
     Ok(Some(receipt))
+}
+
+/// The path of a secret link to a tenant's status page, and until when it is good. `None`: there is no such tenant.
+pub async fn link_to_status(
+    store: &Store,
+    clock: &Clock,
+    tenant: TenantId,
+    valid_for: Duration,
+) -> Result<Option<(Secret, Timestamp)>, StoreError> {
+    let known = store.tenant(tenant).await?;
+    if known.is_none_or(|t| t.status == TenantStatus::Gone) {
+        return Ok(None);
+    }
+    let (secret, now) = (random_token(), clock.now());
+    let until = now.plus(valid_for);
+    store
+        .put_status_link(sha256(secret.as_bytes()), tenant, false, now, Some(until))
+        .await?;
+    Ok(Some((Secret::new(format!("/s/{secret}")), until)))
 }
 
 /// The tenant an operator means: by id, or by a name or part of one that only one tenant has.

@@ -485,7 +485,8 @@ pub fn by_error_word(error: &str) -> Row {
             "Access was withdrawn or never granted.",
             "Reconnect and accept, or have an administrator approve.",
         ),
-        "access_denied" => row(
+        // The second is what the older style of admin consent says.
+        "access_denied" | "permission_denied" => row(
             &[],
             Reauthorize,
             "declined",
