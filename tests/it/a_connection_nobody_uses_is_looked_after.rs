@@ -17,9 +17,9 @@ fn health(stage: &Stage, tenant: &Tenant) -> Option<Health> {
         .map(|(_, figures)| figures.health)
 }
 
-async fn until_health(stage: &Stage, tenant: &Tenant, state: HealthState) -> Health {
-    until(&format!("the tenant is {state:?}"), || {
-        health(stage, tenant).is_some_and(|health| health.state == state)
+async fn until_health(stage: &Stage, tenant: &Tenant, wanted: HealthState) -> Health {
+    until(&format!("the tenant is {wanted:?}"), || {
+        health(stage, tenant).is_some_and(|health| health.state == wanted)
     })
     .await;
     health(stage, tenant).unwrap()
