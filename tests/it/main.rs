@@ -14,6 +14,7 @@ mod logs_hold_no_secrets;
 mod microsoft_misbehaves;
 mod presence_reaches_the_suite;
 mod python_client;
+mod simulator_accounts;
 mod simulator_entra;
 mod simulator_faults;
 mod simulator_graph;
