@@ -19,5 +19,6 @@ mod simulator_entra;
 mod simulator_faults;
 mod simulator_graph;
 mod simulator_support;
+mod stories;
 mod streams_keep_their_rules;
 mod support;

@@ -3,3 +3,4 @@
 pub mod openapi;
 pub mod raw;
 pub mod stage;
+pub mod time;
