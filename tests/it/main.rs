@@ -8,6 +8,7 @@
 mod a_killed_cloud_loses_nothing;
 mod demo_runs;
 mod documented_examples;
+mod every_aadsts_code;
 mod graph_contract;
 mod layering;
 mod logs_hold_no_secrets;

@@ -17,6 +17,7 @@ const TOKEN_LIFE: Duration = Duration::from_mins(90);
 async fn is_asked_ever_more_rarely(days: &Days) {
     let day = days.asked_during(HOUR * 22).await;
     assert!((20..=48).contains(&(day.tokens + day.presence)), "{day:?}");
+    days.pass(HOUR * 4).await;
     let later = days.asked_during(HOUR * 30).await;
     assert!(
         (1..=8).contains(&(later.tokens + later.presence)),
@@ -215,12 +216,7 @@ async fn entra_is_down_for_a_day() {
     // By age, the last values are stale half an hour later at the latest: three readings were missed.
     days.pass(STEP * 4).await;
     days.assert_stale();
-    // How often Entra is asked shows only in short steps: a wait of five minutes at most, half of it on average.
-    let before = days.asked();
-    days.pass_in(HOUR, Duration::from_secs(20)).await;
-    let asked = days.asked().tokens - before.tokens;
-    assert!((10..=60).contains(&asked), "{asked} requests in an hour");
-    days.pass(HOUR * 20).await;
+    days.pass(HOUR * 21).await;
     days.assert_told("degraded", "does not answer", "Nothing to do");
     days.assert_stale();
     days.control_is_well().await;
@@ -246,14 +242,8 @@ async fn graph_refuses_tokens(refusal: Fault) {
     days.pass(STEP * 6).await;
     days.assert_told("degraded", "does not accept the access", "Nothing to do");
     days.assert_stale();
-    let before = days.asked();
-    days.pass_in(HOUR, Duration::from_secs(20)).await;
-    let asked = days.asked();
-    let (tokens, presence) = (
-        asked.tokens - before.tokens,
-        asked.presence - before.presence,
-    );
-    assert!(tokens <= 60 && presence <= 120, "{tokens} {presence}");
+    days.pass(HOUR * 5).await;
+    days.assert_told("degraded", "does not accept the access", "");
     days.control_is_well().await;
     microsoft.clear_faults(None, None);
     days.recovers().await;
@@ -302,4 +292,66 @@ async fn throttled_without_a_time_it_slows_down_and_recovers_by_itself() {
     microsoft.clear_faults(None, None);
     days.pass(STEP).await;
     days.recovers().await;
+}
+
+/// A pace at which it shows how often Microsoft is asked.
+const PACE: Duration = Duration::from_secs(20);
+
+/// Lives ten minutes, the shortest a tenant can configure.
+const SHORT_LIFE: Option<u32> = Some(600);
+
+#[tokio::test(start_paused = true)]
+async fn while_entra_is_down_it_is_asked_every_few_minutes() {
+    let days = Days::at_pace(ServiceAccount, PACE, SHORT_LIFE).await;
+    let scope = Scope::Tenant(days.tenant.id());
+    let microsoft = &days.stage.microsoft;
+    microsoft.set_fault(Fault::EntraUnavailable, scope, None);
+    let first = days.asked_during(HOUR / 2).await;
+    assert_eq!(days.state(), "degraded");
+    assert!((10..=60).contains(&first.tokens), "{first:?}");
+    let later = days.asked_during(HOUR).await;
+    assert!((12..=60).contains(&later.tokens), "{later:?}");
+    assert_eq!(later.presence, 0);
+    microsoft.clear_faults(None, None);
+    let back = days.asked_during(Duration::from_mins(6)).await;
+    assert_eq!(back.tokens, 1, "no burst");
+    days.recovers().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_grant_is_tried_hourly_and_not_more_often_before_the_access_token_ends() {
+    let days = Days::at_pace(ServiceAccount, PACE, SHORT_LIFE).await;
+    days.tenant.revoke_sessions(&days.account());
+    let mut last = days.asked_during(Duration::from_mins(8)).await;
+    days.all_is_well();
+    assert!(last.tokens <= 2, "{last:?}");
+    // The end of the token, a minute for the second try, each with both refresh tokens there are.
+    last = days.asked_during(Duration::from_mins(7)).await;
+    days.assert_told("needs re-authorization", "revoked", "reconnect");
+    assert!(last.tokens <= 4, "{last:?}");
+    last = days.asked_during(Duration::from_mins(55)).await;
+    assert!(last.tokens <= 2, "{last:?}");
+    assert_eq!(last.presence, 0);
+}
+
+async fn refused_tokens_are_replaced_rarely(refusal: Fault) {
+    let days = Days::at_pace(Organisation, PACE, None).await;
+    let scope = Scope::TenantEndpoint(days.tenant.id(), Endpoint::Presence);
+    days.stage.microsoft.set_fault(refusal, scope, None);
+    days.pass(HOUR / 2).await;
+    let hour = days.asked_during(HOUR).await;
+    assert!(hour.tokens <= 40 && hour.presence <= 80, "{hour:?}");
+    days.stage.microsoft.clear_faults(None, None);
+    days.pass(Duration::from_mins(6)).await;
+    days.recovers().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn challenged_for_hours_tokens_are_replaced_rarely() {
+    refused_tokens_are_replaced_rarely(fault("claims-challenge")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_for_hours_tokens_are_replaced_rarely() {
+    refused_tokens_are_replaced_rarely(fault("flapping-401")).await;
 }

@@ -1,5 +1,6 @@
 //! What several behaviours need; never a second way to build the system.
 
+pub mod aadsts_codes;
 pub mod openapi;
 pub mod raw;
 pub mod stage;

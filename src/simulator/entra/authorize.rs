@@ -47,6 +47,10 @@ impl Microsoft {
             _ => None,
         });
         if let Some(refusal) = injected {
+            // Where to go back to is what is wrong. `entra-oauth.md` §2.
+            if matches!(refusal.code, 50_011 | 70_004 | 900_971) {
+                return self.on_page(call, &refusal);
+            }
             return self.back_with_refusal(call, &back, &refusal);
         }
         if call.field("response_type") != Some("code") {
