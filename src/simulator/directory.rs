@@ -22,6 +22,10 @@ pub struct Person {
 
 /// What the directory keeps about a person.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about somebody"
+)]
 pub struct Entry {
     pub id: Uuid,
     pub upn: String,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presence_bridge::cloud::health::{HealthMachine, Patience};
-use presence_bridge::microsoft::aadsts::{self, OURS_TEXT};
+use presence_bridge::microsoft::aadsts::{self, Class, OURS_TEXT};
 use presence_bridge::microsoft::{AppCredential, Entra, MicrosoftError, Recovery, RouterTransport};
 use presence_bridge::model::{Cause, HealthState, Timestamp};
 use presence_bridge::secret::Secret;
@@ -68,6 +68,25 @@ fn our_table_covers_the_list_of_the_reference_and_nothing_is_listed_twice() {
         let row = row.unwrap_or_else(|| panic!("AADSTS{code} has no row"));
         assert!(!row.meaning.is_empty(), "AADSTS{code}: for operators");
         assert!(row.text.ends_with('.'), "AADSTS{code}: for the customer");
+    }
+}
+
+#[test]
+fn our_table_blames_nobody_whom_the_reference_does_not() {
+    for case in CASES {
+        for code in case.codes {
+            let class = aadsts::lookup((*code).into()).unwrap().class;
+            let letter = match class {
+                Class::Transient => 'T',
+                Class::Reauthorize => 'R',
+                // Of a tenant we know, not found means deleted: that is for its administrators to tell.
+                Class::Administrator if *code == 90_002 => 'U',
+                Class::Administrator => 'A',
+                Class::Person => 'U',
+                Class::Ours | Class::OurCredential => 'M',
+            };
+            assert!(case.class.contains(letter), "AADSTS{code}: {class:?}");
+        }
     }
 }
 

@@ -278,7 +278,7 @@ async fn throttled_without_a_time_it_slows_down_and_recovers_by_itself() {
     let scope = Scope::TenantEndpoint(days.tenant.id(), Endpoint::Presence);
     let microsoft = &days.stage.microsoft;
     microsoft.set_fault(Fault::ThrottleNoRetryAfter, scope, None);
-    days.pass(STEP).await;
+    days.pass(STEP * 2).await;
     days.assert_told("degraded", "slow down", "Nothing to do");
     assert!(days.is_fresh(), "the value is young still");
     let before = days.asked();
@@ -314,7 +314,8 @@ async fn while_entra_is_down_it_is_asked_every_few_minutes() {
     assert_eq!(later.presence, 0);
     microsoft.clear_faults(None, None);
     let back = days.asked_during(Duration::from_mins(6)).await;
-    assert_eq!(back.tokens, 1, "no burst");
+    // The second is the renewal ahead of time, after half of a short life.
+    assert!((1..=2).contains(&back.tokens), "no burst: {back:?}");
     days.recovers().await;
 }
 

@@ -19,8 +19,8 @@ use super::stage::{Stage, Watcher, upns};
 pub const STEP: Duration = Duration::from_mins(10);
 
 /// Real time in which nothing may move before the next step.
-const QUIET: Duration = Duration::from_micros(300);
-const QUIET_ROUNDS: u32 = 4;
+const QUIET: Duration = Duration::from_micros(350);
+const QUIET_ROUNDS: u32 = 5;
 const BUSY_ROUNDS: u32 = 50;
 
 /// Keeps tokio's clock from moving by itself, for as long as it lives.
@@ -28,9 +28,9 @@ struct Brake(#[allow(dead_code, reason = "dropping it lets go")] std::sync::mpsc
 
 impl Brake {
     fn new() -> Self {
-        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let (hold, released) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || {
-            let _ = held.recv();
+            let _ = released.recv();
         });
         Self(hold)
     }
@@ -81,7 +81,6 @@ impl Days {
                 ("streams", "maximum_age = \"720h\"".into()),
                 ("streams", "stalled = \"1h\"".into()),
             ],
-            ..WorldSettings::default()
         };
         let stage = Stage::new(settings).await;
         let tenant = stage.tenant_by("contoso.example", 4, kind).await;
