@@ -316,12 +316,15 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         let all = ["Presence.Read.All", "User.ReadBasic.All"];
         tenant.grant_consent(CLIENT_ID, &all, &[]);
         let example = tenant.people().into_iter().next().map(|p| p.upn);
+        let administrator = tenant.administrators().into_iter().next().map(|p| p.upn);
+        let nobody = || "nobody".to_owned();
         say(&format!(
-            "  tenant {}  {}  {} people, such as {}",
+            "  tenant {}  {}  {} people, such as {}; administrator: {}",
             tenant.id(),
             tenant.domain(),
             args.people,
-            example.unwrap_or_else(|| "nobody".to_owned())
+            example.unwrap_or_else(nobody),
+            administrator.unwrap_or_else(nobody)
         ))?;
     }
     say(&format!(
@@ -329,6 +332,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
          The tenants above have consented to the application permissions.\n\n\
          See    {at}/sim\n\
          Try    presence-sim fault set throttle --count 5 --at {at}\n\
+         Try    presence-sim person disable UPN --at {at}\n\
          Stop   Ctrl-C",
         args.secret_file.display()
     ))?;

@@ -16,7 +16,7 @@ pub struct Patience {
     pub confirm_after: Duration,
     /// How often a refused connection is tried again during the first day.
     pub probe_every: Duration,
-    /// How long to wait after a failure of ours.
+    /// How long to wait after a failure of ours; doubles to [`Patience::probe_every`].
     pub our_fault: Duration,
 }
 
@@ -365,6 +365,33 @@ mod tests {
             assert!(m.failed(&ours, at(second * 600)) >= Duration::from_mins(5));
             assert_eq!(m.health().state, HealthState::Degraded);
         }
+    }
+
+    #[test]
+    fn after_a_failure_of_ours_we_ask_ever_more_rarely_until_it_is_mended() {
+        let mut m = machine();
+        let ours = Recovery::OurFault {
+            cause: cause("Our secret has expired.", ""),
+            for_all: true,
+        };
+        let mut minutes = || m.failed(&ours, at(0)).as_secs() / 60;
+        assert_eq!(std::array::from_fn(|_| minutes()), [5, 10, 20, 40, 60, 60]);
+        m.start_over(at(1));
+        assert_eq!(m.failed(&ours, at(2)), Duration::from_mins(5));
+        m.succeeded(at(3));
+        assert_eq!(m.failed(&ours, at(4)), Duration::from_mins(5));
+    }
+
+    #[test]
+    fn down_for_long_it_is_asked_every_few_minutes_and_after_a_success_quickly_again() {
+        let mut m = machine();
+        let waits: Vec<Duration> = (0..200).map(|n| m.failed(&DOWN, at(n * 300))).collect();
+        let (first, later) = waits.split_at(20);
+        assert!(first.iter().all(|wait| *wait <= Duration::from_mins(1)));
+        assert!(later.iter().all(|wait| *wait <= A_LONG_WAIT));
+        assert!(later.iter().sum::<Duration>() > Duration::from_mins(1) * 180);
+        m.succeeded(at(99_999));
+        assert!(m.failed(&DOWN, at(100_000)) <= Duration::from_secs(1));
     }
 
     #[test]

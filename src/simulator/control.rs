@@ -562,7 +562,7 @@ fn cloud(
         .ok_or_else(|| {
             bad(
                 format!("there is no cloud \"{name}\""),
-                json!(["global", names]),
+                json!([&["global"][..], &names].concat()),
             )
         })?;
     let discovery = match discovery {
