@@ -25,6 +25,9 @@ use crate::supervise::Supervisor;
 /// A failed renewal is everybody's answer for this long. `security-and-faults.md` §6, single-flight.
 const FAILURE_KEPT: Duration = Duration::from_secs(30);
 
+/// A refusal that does not pass by itself is met with this much patience while the token held still works.
+const REFUSAL_KEPT: Duration = Duration::from_hours(1);
+
 /// A token with less life than this is not used any more.
 const LAST_MOMENT: Duration = Duration::from_secs(30);
 
@@ -62,6 +65,16 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// How long nobody asks ahead of time after it.
+    fn kept(&self) -> Duration {
+        match self.recovery() {
+            Recovery::Retry { after } | Recovery::Throttled { after } => {
+                after.unwrap_or_default().max(FAILURE_KEPT)
+            }
+            _ => REFUSAL_KEPT,
+        }
+    }
+
     /// What to do.
     pub fn recovery(&self) -> Recovery {
         match self {
@@ -485,7 +498,7 @@ impl Slot {
             && self
                 .failure
                 .as_ref()
-                .is_none_or(|(_, at)| at.until(now) >= FAILURE_KEPT)
+                .is_none_or(|(failure, at)| at.until(now) >= failure.kept())
     }
 }
 

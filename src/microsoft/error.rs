@@ -206,8 +206,14 @@ impl OAuthError {
                 after: self.retry_after.or(row.wait),
             };
         }
-        let cause = cause(row.text, row.remedy, self.code());
-        match row.class {
+        let class = row.unattended.unwrap_or(row.class);
+        let cause = match class {
+            Class::Ours | Class::OurCredential => {
+                cause(aadsts::OURS_TEXT, aadsts::OURS_REMEDY, self.code())
+            }
+            _ => cause(row.text, row.remedy, self.code()),
+        };
+        match class {
             Class::Transient => Recovery::Retry {
                 after: self.retry_after.or(row.wait),
             },
