@@ -195,8 +195,11 @@ impl Visitor {
         let url = Url::parse(url).unwrap();
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(url.query_pairs())
-            .append_pair("account", account)
             .append_pair("sim_decision", decision);
+        // Without an account it is an administrator who consents.
+        if !url.path().ends_with("adminconsent") {
+            form.append_pair("account", account);
+        }
         let mut to = url.clone();
         to.set_query(None);
         let request = self
