@@ -52,10 +52,15 @@ pub struct Visitor {
 
 impl Visitor {
     pub fn new(world: &World) -> Self {
+        Self::at(world.web_url())
+    }
+
+    /// Of pages at this address.
+    pub fn at(base: Url) -> Self {
         let client = reqwest::Client::builder().redirect(redirect::Policy::none());
         Self {
             client: client.build().unwrap(),
-            base: world.web_url(),
+            base,
             cookies: Mutex::default(),
             csrf: Mutex::default(),
         }
