@@ -90,7 +90,7 @@ struct Serve {
     #[arg(long, default_value = "presence-sim.secret")]
     secret_file: PathBuf,
     /// Addresses to which sign-in may send people back.
-    #[arg(long, default_value = "http://127.0.0.1:8080/onboarding/callback")]
+    #[arg(long, default_values = ["http://127.0.0.1:8080/callback", "http://localhost:8080/callback"])]
     redirect_uri: Vec<String>,
 }
 
