@@ -42,7 +42,7 @@ const SPEED: f64 = 20.0;
 const OPENING: Duration = Duration::from_mins(9 * 60 + 30);
 
 /// Changes shown in the terminal.
-const RECENT: usize = 200;
+const RECENT: usize = 600;
 
 /// How the demo is run.
 #[derive(Debug, Clone, Default)]
@@ -276,10 +276,6 @@ impl Demo {
             .unwrap_or_default();
         vec![
             (
-                "connect a tenant",
-                format!("{} in a browser, for {}", self.world.web_url(), NEWCOMER.0),
-            ),
-            (
                 "gRPC, with reflection",
                 format!("grpcurl -plaintext {grpc} list"),
             ),
@@ -320,6 +316,11 @@ impl Demo {
             .to_string());
             return;
         }
+        say(&format!(
+            "Connect {} yourself, in a browser:\n    {}",
+            NEWCOMER.0,
+            self.world.web_url()
+        ));
         for (title, command) in self.hints() {
             say(&format!("{title}:\n    {command}"));
         }
@@ -398,10 +399,7 @@ impl Demo {
                 continue;
             };
             let upns = tenant.people().iter().map(|p| p.upn.clone()).collect();
-            let name = format!(
-                "{} desk",
-                tenant.domain().split('.').next().unwrap_or("new")
-            );
+            let name = tenant.name().to_owned();
             self.tenants.push(tenant.clone());
             let mut suite = self.world.suite(&tenant, &name, upns).await?;
             merge(events, self.players.len(), &mut suite);
@@ -473,11 +471,15 @@ impl Demo {
         }
     }
 
+    /// In the order in which the tenants came.
     fn figures(&self) -> Vec<(TenantId, TenantFigures)> {
-        self.world
+        let mut figures = self
+            .world
             .cloud()
             .map(crate::cloud::CloudView::figures)
-            .unwrap_or_default()
+            .unwrap_or_default();
+        figures.sort_by_key(|(id, _)| self.tenants.iter().position(|t| t.id() == *id));
+        figures
     }
 
     fn domain(&self, id: TenantId) -> &str {

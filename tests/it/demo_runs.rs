@@ -98,9 +98,7 @@ async fn somebody_connects_an_organisation_in_the_browser_and_sees_it_come_alive
     let lively = tokio::task::spawn_blocking(move || {
         events
             .by_ref()
-            .find(|e| {
-                e["event"] == "heartbeat" && e["suite"] == "northwind desk" && e["fresh"] == 300
-            })
+            .find(|e| e["event"] == "heartbeat" && e["suite"] == "Northwind" && e["fresh"] == 300)
             .expect("the demo goes on")
     });
     lively.await.unwrap();

@@ -6,7 +6,7 @@ use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Padding, Paragraph, Row, Table, Wrap};
 
-use super::Demo;
+use super::{Demo, NEWCOMER};
 use crate::agent::table::{age, lamp, words};
 use crate::model::HealthState;
 
@@ -29,7 +29,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, demo: &Demo) {
         Constraint::Length(length(demo.tenants.len())),
         Constraint::Length(length(demo.players.len())),
         Constraint::Min(4),
-        Constraint::Length(if frame.area().width < 165 { 10 } else { 8 }),
+        Constraint::Length(if frame.area().width < 162 { 9 } else { 7 }),
     ])
     .areas(frame.area());
     let title = vec![
@@ -38,7 +38,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, demo: &Demo) {
             Span::from("  the whole product against a simulated Microsoft"),
             format!("  ·  {}", age(demo.started.elapsed())).dark_gray(),
         ]),
-        Line::from("q quit").dark_gray(),
+        Line::from(vec![
+            format!("Connect {} yourself: ", NEWCOMER.0).bold(),
+            demo.world.web_url().to_string().cyan().underlined(),
+            "  in a browser, two minutes  ·  q quit".dark_gray(),
+        ]),
     ];
     frame.render_widget(Paragraph::new(title), head);
     draw_tenants(frame, tenants, demo);
@@ -162,7 +166,15 @@ fn draw_suites(frame: &mut Frame<'_>, area: Rect, demo: &Demo) {
 
 fn draw_changes(frame: &mut Frame<'_>, area: Rect, demo: &Demo) {
     let now = demo.clock.now();
-    let rows = demo.recent.iter().map(|change| {
+    // A sweep brings many changes of one tenant at once: every suite has its share of the lines.
+    let lines = usize::from(area.height.saturating_sub(2));
+    let share = lines.div_ceil(demo.players.len().max(1));
+    let mut shown = vec![0; demo.players.len()];
+    let fair = demo.recent.iter().filter(|change| {
+        shown[change.suite] += 1;
+        shown[change.suite] <= share
+    });
+    let rows = fair.map(|change| {
         let (sign, color) = lamp(&change.presence, true);
         Row::new([
             Cell::new(age(change.at.until(now))).dark_gray(),
