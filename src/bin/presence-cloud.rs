@@ -1,6 +1,7 @@
 //! presence-cloud: the multi-tenant service.
 
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use presence_bridge::cloud::admin::{
 };
 use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
 use presence_bridge::cloud::{self, Cloud, Parts, keys};
-use presence_bridge::config::cloud::CloudConfig;
+use presence_bridge::config::cloud::{CloudConfig, TlsFiles};
 use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
 use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
 use presence_bridge::telemetry;
@@ -343,14 +344,7 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
     if let Ok(entra) = &entra {
         well &= check_ends(entra);
     }
-    if let Some(tls) = &config.grpc_tls {
-        let tls = cloud::listener::tls(&tls.certificate, &tls.private_key);
-        well &= step(
-            "TLS of the gRPC listener",
-            &tls.map(|_| "certificate and key fit".into())
-                .map_err(Into::into),
-        );
-    }
+    well &= check_tls("TLS of the gRPC listener", config.grpc_tls.as_ref());
     let store = if config.database.exists() {
         let store = Store::open(&config.database).await;
         let found = store
@@ -365,18 +359,7 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
         ));
         None
     };
-    match tokio::net::TcpListener::bind(config.grpc_listen).await {
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => say(&format!(
-            "  note  the gRPC port: {} is in use, by a running presence-cloud or by something else",
-            config.grpc_listen
-        )),
-        port => {
-            let port = port
-                .map(|_| format!("{} is free", config.grpc_listen))
-                .with_context(|| format!("{} cannot be used", config.grpc_listen));
-            well &= step("the gRPC port", &port);
-        }
-    }
+    well &= check_port("the gRPC port", config.grpc_listen).await;
     say(&format!(
         "  note  the budget: {} presence requests per {} s and tenant; everybody is read every {:?} at best",
         config.poll.presence.allowed(),
@@ -434,6 +417,32 @@ fn check_ends(entra: &Entra) -> bool {
     usable
 }
 
+/// A running server has the port: that is no fault.
+async fn check_port(what: &str, address: SocketAddr) -> bool {
+    match tokio::net::TcpListener::bind(address).await {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            say(&format!(
+                "  note  {what}: {address} is in use, by a running presence-cloud or by something else"
+            ));
+            true
+        }
+        port => {
+            let port = port
+                .map(|_| format!("{address} is free"))
+                .with_context(|| format!("{address} cannot be used"));
+            step(what, &port)
+        }
+    }
+}
+
+fn check_tls(what: &str, files: Option<&TlsFiles>) -> bool {
+    files.is_none_or(|files| {
+        let tls = cloud::listener::tls(&files.certificate, &files.private_key);
+        let fits = tls.map(|_| "certificate and key fit".into());
+        step(what, &fits.map_err(Into::into))
+    })
+}
+
 /// The pages: their certificate, their port, and what has to be registered with Microsoft.
 async fn check_pages(config: &CloudConfig) -> bool {
     let Some(web) = &config.web else {
@@ -441,26 +450,8 @@ async fn check_pages(config: &CloudConfig) -> bool {
         return true;
     };
     let mut well = true;
-    if let Some(tls) = &web.tls {
-        let tls = cloud::listener::tls(&tls.certificate, &tls.private_key);
-        well &= step(
-            "TLS of the pages",
-            &tls.map(|_| "certificate and key fit".into())
-                .map_err(Into::into),
-        );
-    }
-    match tokio::net::TcpListener::bind(web.listen).await {
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => say(&format!(
-            "  note  the port of the pages: {} is in use, by a running presence-cloud or by something else",
-            web.listen
-        )),
-        port => {
-            let port = port
-                .map(|_| format!("{} is free", web.listen))
-                .with_context(|| format!("{} cannot be used", web.listen));
-            well &= step("the port of the pages", &port);
-        }
-    }
+    well &= check_tls("TLS of the pages", web.tls.as_ref());
+    well &= check_port("the port of the pages", web.listen).await;
     say(&format!(
         "  note  the pages: register {} with Microsoft as a redirect address of the platform \"Web\"",
         web.redirect_uri()

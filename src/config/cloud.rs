@@ -117,6 +117,43 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// The files of a listener's TLS: both or none.
+fn tls_files(
+    loader: &mut Loader,
+    section: &str,
+    certificate: Option<PathBuf>,
+    private_key: Option<PathBuf>,
+) -> Option<TlsFiles> {
+    match (certificate, private_key) {
+        (Some(certificate), Some(private_key)) => Some(TlsFiles {
+            certificate,
+            private_key,
+        }),
+        (None, None) => None,
+        _ => {
+            loader.problem(section, "certificate_file and private_key_file go together");
+            None
+        }
+    }
+}
+
+/// Plain text is for this machine, and for a proxy that terminates TLS.
+fn needs_tls(
+    loader: &mut Loader,
+    key: &str,
+    listen: SocketAddr,
+    tls: Option<&TlsFiles>,
+    behind_proxy: bool,
+) {
+    if tls.is_none() && !listen.ip().is_loopback() && !behind_proxy {
+        loader.problem(
+            key,
+            "is open to other machines, so certificate_file and private_key_file are needed, or behind_proxy = true if \
+             something before it terminates TLS",
+        );
+    }
+}
+
 /// The section of the web pages. Without `listen` there are none, as before there were any.
 fn web(loader: &mut Loader) -> Option<WebConfig> {
     let mut s = loader.section("web");
@@ -138,25 +175,9 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         Duration::from_mins(5),
         Duration::ZERO..=Duration::from_hours(1),
     );
-    let tls = match (certificate, private_key) {
-        (Some(certificate), Some(private_key)) => Some(TlsFiles {
-            certificate,
-            private_key,
-        }),
-        (None, None) => None,
-        _ => {
-            loader.problem("web", "certificate_file and private_key_file go together");
-            None
-        }
-    };
+    let tls = tls_files(loader, "web", certificate, private_key);
     let listen = listen?;
-    if tls.is_none() && !listen.ip().is_loopback() && !behind_proxy {
-        loader.problem(
-            "web.listen",
-            "is open to other machines, so certificate_file and private_key_file are needed, or behind_proxy = true if \
-             something before it terminates TLS",
-        );
-    }
+    needs_tls(loader, "web.listen", listen, tls.as_ref(), behind_proxy);
     if public_url.scheme() != "https" && !is_loopback(&public_url) {
         loader.problem(
             "web.public_url",
@@ -285,24 +306,14 @@ impl CloudConfig {
         let behind_proxy = s.bool_or("behind_proxy", false);
         let audience = s.text_or("audience", "presence-cloud");
         let reflection = s.bool_or("reflection", true);
-        let grpc_tls = match (certificate, private_key) {
-            (Some(certificate), Some(private_key)) => Some(TlsFiles {
-                certificate,
-                private_key,
-            }),
-            (None, None) => None,
-            _ => {
-                loader.problem("grpc", "certificate_file and private_key_file go together");
-                None
-            }
-        };
-        if grpc_tls.is_none() && !grpc_listen.ip().is_loopback() && !behind_proxy {
-            loader.problem(
-                "grpc.listen",
-                "is open to other machines, so certificate_file and private_key_file are needed, or behind_proxy = true if \
-                 something before it terminates TLS",
-            );
-        }
+        let grpc_tls = tls_files(&mut loader, "grpc", certificate, private_key);
+        needs_tls(
+            &mut loader,
+            "grpc.listen",
+            grpc_listen,
+            grpc_tls.as_ref(),
+            behind_proxy,
+        );
 
         let own = format!(
             "{}://{grpc_listen}",

@@ -260,14 +260,10 @@ impl Store {
         id: Uuid,
         now: Timestamp,
     ) -> Result<Option<OnboardingRow>, StoreError> {
-        sqlx::query("SELECT * FROM onboardings WHERE onboarding_id = $1 AND expires_at > $2")
-            .bind(id.to_string())
-            .bind(now.as_millis())
-            .fetch_optional(&self.readers)
+        let statement =
+            sqlx::query("SELECT * FROM onboardings WHERE onboarding_id = $1 AND expires_at > $2");
+        self.find_onboarding(statement.bind(id.to_string()), now)
             .await
-            .map_err(|e| StoreError::Database("read an onboarding", e))?
-            .map(|row| onboarding(&row))
-            .transpose()
     }
 
     /// The onboarding of a forwarded link, if neither has expired.
@@ -276,14 +272,23 @@ impl Store {
         link_hash: [u8; 32],
         now: Timestamp,
     ) -> Result<Option<OnboardingRow>, StoreError> {
-        sqlx::query("SELECT * FROM onboardings WHERE link_hash = $1 AND expires_at > $2")
-            .bind(link_hash.as_slice())
+        let statement =
+            sqlx::query("SELECT * FROM onboardings WHERE link_hash = $1 AND expires_at > $2");
+        self.find_onboarding(statement.bind(link_hash.to_vec()), now)
+            .await
+    }
+
+    async fn find_onboarding(
+        &self,
+        statement: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
+        now: Timestamp,
+    ) -> Result<Option<OnboardingRow>, StoreError> {
+        let row = statement
             .bind(now.as_millis())
             .fetch_optional(&self.readers)
             .await
-            .map_err(|e| StoreError::Database("read an onboarding", e))?
-            .map(|row| onboarding(&row))
-            .transpose()
+            .map_err(|e| StoreError::Database("read an onboarding", e))?;
+        row.map(|row| onboarding(&row)).transpose()
     }
 
     /// Chooses the kind of connection; a sign-in for another kind counts no longer. False once completed.
