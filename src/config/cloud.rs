@@ -459,9 +459,16 @@ mod tests {
     #[test]
     fn pages_are_there_when_they_are_asked_for() {
         assert!(parse(LEAST).unwrap().web.is_none());
-        let web = |more: &str| parse(&format!("{LEAST}\n[web]\nlisten = \"127.0.0.1:8080\"\n{more}"));
+        let web = |more: &str| {
+            parse(&format!(
+                "{LEAST}\n[web]\nlisten = \"127.0.0.1:8080\"\n{more}"
+            ))
+        };
         let config = web("").unwrap().web.unwrap();
-        assert_eq!(config.redirect_uri().as_str(), "http://127.0.0.1:8080/callback");
+        assert_eq!(
+            config.redirect_uri().as_str(),
+            "http://127.0.0.1:8080/callback"
+        );
         web("public_url = \"https://connect.example.com\"\nbehind_proxy = true").unwrap();
         for wrong in [
             "public_url = \"http://connect.example.com\"",

@@ -347,3 +347,99 @@ async fn a_stream_resumes_with_what_changed_and_a_foreign_epoch_gets_everything(
     }
     assert_eq!(seen, 4);
 }
+
+/// What a suite holds after this message.
+fn take_values(held: &mut HashMap<String, u64>, message: &Down) -> Option<Position> {
+    match message {
+        Down::Presences(p) => {
+            let values = p.presences.iter().map(|p| (p.upn.clone(), p.sequence));
+            held.extend(values);
+            p.position
+        }
+        Down::Heartbeat(heartbeat) => heartbeat.position,
+        Down::GoAway(away) => away.position,
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn where_a_stream_ends_is_where_nothing_is_missing() {
+    const PART: usize = 256;
+    let mut settings = quick();
+    settings
+        .cloud_keys
+        .push(("streams", "stalled = \"1s\"".into()));
+    let stage = Stage::new(settings).await;
+    let tenant = stage.tenant("contoso.example", 5 * PART).await;
+    let all = upns(&tenant);
+    let keeper = stage.watching_all(&tenant, "keeper").await;
+    keeper.until_all_fresh().await;
+    // Nothing is read until each stream is told to end. Which message is the one that is stuck depends on what is on its way, so
+    // that lists of several lengths are watched.
+    let mut stuck = Vec::new();
+    for parts in 1..=5 {
+        let identity = stage
+            .enroll(tenant.id(), &format!("stuck-{parts}"))
+            .await
+            .unwrap();
+        let list = all[..parts * PART].to_vec();
+        let (first, second) = list.split_at(list.len().min(1000));
+        let opening = Up::Open(v1::Open {
+            protocol_version: 1,
+            watch: first.to_vec(),
+            continued_in_adds: 1,
+            ..v1::Open::default()
+        });
+        let stream = RawStream::start_narrow(&identity, opening).await.unwrap();
+        let upns = second.to_vec();
+        stream.send(Up::Add(AddWatched { upns })).await;
+        stuck.push((identity, list, stream));
+    }
+    // Longer than a stuck stream is put up with, shorter than its last words wait.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let mut went_away = 0;
+    for (identity, list, mut stream) in stuck {
+        let (mut held, mut position) = (HashMap::new(), None);
+        while let Ok(message) = stream.next().await {
+            went_away += usize::from(matches!(message, Down::GoAway(_)));
+            position = take_values(&mut held, &message).or(position);
+            if held.len() == list.len() {
+                break;
+            }
+        }
+        let others: Vec<_> = list
+            .iter()
+            .filter(|upn| !held.contains_key(*upn))
+            .cloned()
+            .collect();
+        // Who is not held must be missing from the position as well: a suite that named everybody would hear of all of them.
+        let claimed = position.unwrap().sequence;
+        let values = sequences(&identity, &others).await;
+        assert!(
+            values.iter().all(|sequence| *sequence > claimed),
+            "{} of {} were never sent, and yet the stream stood at {claimed}",
+            others.len(),
+            list.len()
+        );
+    }
+    assert!(went_away > 0, "some stream was stuck");
+}
+
+/// The sequences of people's values.
+async fn sequences(
+    identity: &presence_bridge::agent::identity::Identity,
+    people: &[String],
+) -> Vec<u64> {
+    let mut found = Vec::new();
+    for upns in people.chunks(1000) {
+        let request = GetPresenceRequest {
+            upns: upns.to_vec(),
+        };
+        let answer = client(identity)
+            .get_presence(signed(identity, request))
+            .await;
+        let presences = answer.unwrap().into_inner().presences;
+        found.extend(presences.iter().map(|p| p.sequence));
+    }
+    found
+}

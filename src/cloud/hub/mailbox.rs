@@ -87,8 +87,8 @@ pub enum Parcel {
     Status(Health, Option<Duration>),
     /// Freshness, and where the suite may resume.
     Freshness(Freshness, Position),
-    /// The end; nothing comes after it.
-    End(End, Position),
+    /// The end; nothing comes after it. Where the suite may resume then, only the sender knows: what was taken may not have been sent.
+    End(End),
 }
 
 enum Item {
@@ -110,7 +110,7 @@ struct Inner {
     freshness_is_news: bool,
     /// Where the tenant's run of changes stands.
     latest: Position,
-    /// Where the suite may resume.
+    /// Where the suite may resume once it has what was taken.
     delivered: Position,
     end: Option<End>,
     ended: bool,
@@ -231,6 +231,10 @@ impl Mailbox {
     /// The tenant's run of changes has come this far, and what concerns this stream is in the mailbox.
     pub fn advance(&self, latest: Position) {
         let mut inner = self.lock();
+        // What was dropped at the end has not been delivered.
+        if inner.end.is_some() {
+            return;
+        }
         inner.latest = latest;
         if inner.values.is_empty() && inner.order.is_empty() {
             inner.delivered = latest;
@@ -282,7 +286,7 @@ impl Mailbox {
         }
         if let Some(end) = inner.end {
             inner.ended = true;
-            return Some(Parcel::End(end, inner.delivered));
+            return Some(Parcel::End(end));
         }
         if let Some((health, cadence)) = inner.status.take() {
             return Some(Parcel::Status(health, cadence));
@@ -491,15 +495,24 @@ mod tests {
         }
         assert!(matches!(
             m.take(),
-            Some(Parcel::End(
-                End {
-                    reason: EndReason::TooSlow,
-                    ..
-                },
-                _
-            ))
+            Some(Parcel::End(End {
+                reason: EndReason::TooSlow,
+                ..
+            }))
         ));
         assert!(m.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_dropped_at_the_end_never_counts_as_delivered() {
+        let m = mailbox();
+        m.put_value(&upn(1), delivery(1, 1), false);
+        m.end(End {
+            reason: EndReason::TooSlow,
+            reconnect_after: None,
+        });
+        m.advance(position(1));
+        assert_eq!(m.freshness().map(|(_, at)| at), Some(position(0)));
     }
 
     #[tokio::test]
@@ -514,13 +527,10 @@ mod tests {
         assert!(m.is_empty());
         assert!(matches!(
             m.take(),
-            Some(Parcel::End(
-                End {
-                    reason: EndReason::Revoked,
-                    ..
-                },
-                _
-            ))
+            Some(Parcel::End(End {
+                reason: EndReason::Revoked,
+                ..
+            }))
         ));
         assert!(m.take().is_none());
     }

@@ -73,7 +73,7 @@ impl Held {
                     self.freshness = Some(freshness);
                     self.position = Some(position);
                 }
-                Parcel::End(end, _) => self.end = Some(end),
+                Parcel::End(end) => self.end = Some(end),
             }
         }
     }

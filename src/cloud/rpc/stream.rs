@@ -18,7 +18,7 @@ use crate::cloud::hub::Opened;
 use crate::cloud::hub::mailbox::{Delivery, End, EndReason, Freshness, Mailbox, Parcel};
 use crate::cloud::listener::Peer;
 use crate::cloud::poller::Tenant;
-use crate::model::{Position, SuiteId};
+use crate::model::{Position, Sequence, SuiteId};
 use crate::wire::{self, v1};
 
 /// The first message, and each that continues it, must come within this time.
@@ -156,6 +156,13 @@ impl Conversation {
         let grows_old = tokio::time::sleep(age);
         tokio::pin!(grows_old);
         let mut up_is_open = true;
+        // Where the suite may resume: what was taken from the mailbox counts only when it is on its way.
+        let mut sent = resume
+            .filter(|_| stream.opened.resumed)
+            .unwrap_or(Position {
+                sequence: Sequence(0),
+                ..stream.opened.position
+            });
         let mut next_heartbeat = Instant::now() + self.settings.heartbeat;
         let mut parcel = None;
         loop {
@@ -169,11 +176,8 @@ impl Conversation {
                     .map(|(f, p)| Parcel::Freshness(f, p));
                 next_heartbeat = Instant::now() + self.settings.heartbeat;
             }
-            if matches!(parcel, Some(Parcel::End(..))) {
-                let Some(Parcel::End(end, position)) = parcel else {
-                    unreachable!("just looked")
-                };
-                return self.farewell(end, position).await;
+            if let Some(Parcel::End(end)) = parcel {
+                return self.farewell(end, sent).await;
             }
             let expires = self
                 .clock
@@ -197,6 +201,9 @@ impl Conversation {
                     if let Some(parcel) = parcel.take() {
                         if matches!(parcel, Parcel::Freshness(..)) {
                             next_heartbeat = Instant::now() + self.settings.heartbeat;
+                        }
+                        if let Parcel::Values { position, .. } | Parcel::Freshness(_, position) = &parcel {
+                            sent = *position;
                         }
                         permit.send(Ok(v1::WatchResponse { response: Some(self.translate(parcel)) }));
                     }
