@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::hub::Purpose;
 use super::hub::mailbox::Parcel;
 use super::listener::Peer;
 use super::poller::Tenant;
@@ -172,20 +173,23 @@ impl v1::presence_service_server::PresenceService for Api {
         request: Request<Streaming<v1::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (identity, tenant) = self.enter(&request).await?;
-        if tenant.with_hub(|hub, _, _| hub.streams_of(identity.suite)) >= MAX_STREAMS {
-            return Err(Status::resource_exhausted(
-                "this suite has four streams open already; close one first",
-            ));
-        }
         if self.supervisor.stopping().is_cancelled() {
             return Err(Status::unavailable("the server is stopping; try again"));
         }
+        // From here on the stream can be ended, also while its opening is still coming.
+        let place = stream::Place::reserve(&tenant, identity.suite, Purpose::Lasting, MAX_STREAMS);
+        let place = place.ok_or_else(|| {
+            Status::resource_exhausted("this suite has four streams open already; close one first")
+        })?;
         let peer = request.extensions().get::<Peer>().copied();
+        // Who was revoked before there was a stream to end is noticed now.
+        let identity = self.auth.identify(request.metadata(), peer).await?;
         let (tx, rx) = mpsc::channel(1);
         let conversation = stream::Conversation {
             identity,
             peer,
             tenant,
+            place,
             auth: Arc::clone(&self.auth),
             clock: self.clock.clone(),
             settings: self.settings.clone(),
@@ -206,21 +210,26 @@ impl v1::presence_service_server::PresenceService for Api {
         if names.is_empty() {
             return Err(Status::invalid_argument("name at least one person in upns"));
         }
-        let max = tenant.row().max_watched as usize;
-        let stream = stream::OpenStream::open(&tenant, identity.suite, max, &names, None);
+        let place = stream::Place::reserve(&tenant, identity.suite, Purpose::OneAnswer, 0)
+            .ok_or_else(|| Status::internal("a place for one answer is always given"))?;
+        place.begin(&names, None);
         let mut answer = v1::GetPresenceResponse::default();
-        let _ = tokio::time::timeout(ONE_SHOT, async {
+        let collected = tokio::time::timeout(ONE_SHOT, async {
             let mut complete = false;
             while !complete {
-                while let Some(parcel) = stream.mailbox().take() {
-                    complete |= collect(parcel, &mut answer);
+                while let Some(parcel) = place.mailbox().take() {
+                    complete |= collect(parcel, &mut answer)?;
                 }
                 if !complete {
-                    stream.mailbox().ready().await;
+                    place.mailbox().ready().await;
                 }
             }
-        })
-        .await;
+            Ok(())
+        });
+        // Without an answer for everybody in time, those who have none are reported as being looked up.
+        if let Ok(Err(ended)) = collected.await {
+            return Err(ended);
+        }
         answer
             .coverage
             .retain(|person| person.state != v1::CoverageState::Monitored as i32);
@@ -228,9 +237,9 @@ impl v1::presence_service_server::PresenceService for Api {
     }
 }
 
-/// Adds a parcel to a one-shot answer. True when the answer is complete.
-fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> bool {
-    match parcel {
+/// Adds a parcel to a one-shot answer. True when the answer is complete, an error when it never will be.
+fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> Result<bool, Status> {
+    Ok(match parcel {
         Parcel::Values {
             values,
             snapshot_complete,
@@ -257,6 +266,28 @@ fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> bool {
             false
         }
         Parcel::Freshness(..) => false,
-        Parcel::End(..) => true,
+        Parcel::End(end) => return Err(stream::farewell_of(end.reason).1),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::hub::mailbox::{End, EndReason};
+
+    #[test]
+    fn a_question_that_is_cut_off_gets_no_half_an_answer() {
+        for (reason, code) in [
+            (EndReason::Revoked, tonic::Code::PermissionDenied),
+            (EndReason::ShuttingDown, tonic::Code::Unavailable),
+            (EndReason::TenantGone, tonic::Code::NotFound),
+        ] {
+            let end = Parcel::End(End {
+                reason,
+                reconnect_after: None,
+            });
+            let status = collect(end, &mut v1::GetPresenceResponse::default()).unwrap_err();
+            assert_eq!(status.code(), code);
+        }
     }
 }

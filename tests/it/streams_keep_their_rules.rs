@@ -121,6 +121,56 @@ async fn a_fifth_stream_of_a_suite_is_refused_and_the_four_go_on() {
     }
 }
 
+/// An opening that never comes to its end.
+fn endless(continued_in_adds: u32) -> Up {
+    Up::Open(v1::Open {
+        protocol_version: 1,
+        continued_in_adds,
+        ..v1::Open::default()
+    })
+}
+
+#[tokio::test]
+async fn a_stream_that_is_still_being_opened_counts_and_can_be_ended() {
+    let stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 2).await;
+    let identity = stage.enroll(tenant.id(), "a").await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(RawStream::start(&identity, endless(1)).await.unwrap());
+    }
+    let refused = RawStream::start(&identity, open(vec![])).await;
+    assert_eq!(refused.err().unwrap().code(), Code::ResourceExhausted);
+    // Single questions are no streams.
+    let request = GetPresenceRequest {
+        upns: upns(&tenant),
+    };
+    let answer = client(&identity)
+        .get_presence(signed(&identity, request))
+        .await;
+    assert_eq!(answer.unwrap().into_inner().presences.len(), 2);
+    let store = stage.store().await.unwrap();
+    let suites = store.suites(Some(tenant.id())).await.unwrap();
+    let now = Timestamp::from_secs(0);
+    assert!(store.revoke_suite(suites[0].id, now).await.unwrap());
+    for mut stream in streams {
+        let (_, status) = stream.read_out().await;
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_opening_in_endless_parts_is_refused() {
+    let stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 2).await;
+    let identity = stage.enroll(tenant.id(), "a").await.unwrap();
+    let mut stream = RawStream::start(&identity, endless(u32::MAX))
+        .await
+        .unwrap();
+    let (_, status) = stream.read_out().await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+}
+
 #[tokio::test]
 async fn a_revoked_suite_loses_its_stream_and_the_others_go_on() {
     let stage = Stage::new(quick()).await;
