@@ -246,6 +246,8 @@ impl Tenant {
         core.health.start_over(now);
         core.resting_until = None;
         drop(core);
+        self.presence.reopen();
+        self.users.reopen();
         self.note_status();
         self.wake_sweep.notify_one();
         self.wake_lookup.notify_one();
