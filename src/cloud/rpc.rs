@@ -4,6 +4,7 @@ pub mod auth;
 mod enrollment;
 mod stream;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::hub::Purpose;
 use super::hub::mailbox::Parcel;
-use super::listener::Peer;
+use super::listener::{self, Peer};
 use super::poller::Tenant;
 use super::store::Store;
 use super::tenants::Tenants;
@@ -33,6 +34,17 @@ const MAX_STREAMS: usize = 4;
 
 /// `GetPresence` answers at the latest after this time.
 const ONE_SHOT: Duration = Duration::from_secs(10);
+
+/// Opened streams, one-shot reads and key renewals of one suite, per second in the long run and at once.
+const CALLS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
+const CALLS_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
+/// Attempts to enrol, of everybody together.
+const ENROLMENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
+const ENROLMENTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// A suite gets a new key at most this often.
+const BETWEEN_RENEWALS: Duration = Duration::from_mins(1);
 
 /// How streams behave.
 #[derive(Debug, Clone)]
@@ -66,9 +78,13 @@ pub struct Api {
     clock: Clock,
     supervisor: Supervisor,
     settings: StreamSettings,
-    /// Opened streams and one-shot reads of each suite: one per second, ten at once.
+    /// Opened streams, one-shot reads and key renewals of each suite.
     calls: Cache<SuiteId, Arc<DefaultDirectRateLimiter>>,
     enrol_failures: auth::Failures,
+    /// Enrolments of everybody together.
+    enrolments: DefaultDirectRateLimiter,
+    /// Suites that have renewed their key within the last minute.
+    renewals: Cache<SuiteId, ()>,
 }
 
 impl Api {
@@ -94,6 +110,13 @@ impl Api {
             settings,
             calls,
             enrol_failures: auth::Failures::default(),
+            enrolments: RateLimiter::direct(
+                Quota::per_second(ENROLMENTS_PER_SECOND).allow_burst(ENROLMENTS_AT_ONCE),
+            ),
+            renewals: Cache::builder()
+                .max_capacity(50_000)
+                .time_to_live(BETWEEN_RENEWALS)
+                .build(),
         })
     }
 
@@ -139,13 +162,13 @@ impl Api {
         routes.routes().into_axum_router()
     }
 
-    /// Who calls, and the tenant that is served.
-    async fn enter<T>(&self, request: &Request<T>) -> Result<(SuiteIdentity, Arc<Tenant>), Status> {
+    /// Who calls. Not too often.
+    async fn identify<T>(&self, request: &Request<T>) -> Result<SuiteIdentity, Status> {
         let peer = request.extensions().get::<Peer>().copied();
         let identity = self.auth.identify(request.metadata(), peer).await?;
+        listener::admit(request.extensions());
         let limiter = self.calls.get_with(identity.suite, || {
-            let quota = Quota::per_second(std::num::NonZeroU32::MIN)
-                .allow_burst(std::num::NonZeroU32::new(10).unwrap_or(std::num::NonZeroU32::MIN));
+            let quota = Quota::per_second(CALLS_PER_SECOND).allow_burst(CALLS_AT_ONCE);
             Arc::new(RateLimiter::direct(quota))
         });
         if limiter.check().is_err() {
@@ -153,6 +176,12 @@ impl Api {
                 "too many calls of this suite; at most one a second in the long run",
             ));
         }
+        Ok(identity)
+    }
+
+    /// Who calls, and the tenant that is served.
+    async fn enter<T>(&self, request: &Request<T>) -> Result<(SuiteIdentity, Arc<Tenant>), Status> {
+        let identity = self.identify(request).await?;
         let tenant = self.tenants.get(identity.tenant).await.map_err(|e| {
             tracing::error!(error = %super::tokens::chain(&e), "a tenant could not be read");
             Status::unavailable("the service cannot read its store just now; try again")
