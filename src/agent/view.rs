@@ -233,6 +233,11 @@ impl View {
         (Some(position), names(held), names(others))
     }
 
+    /// What comes next is another suite's stream: there is nothing to resume.
+    pub fn lose_position(&mut self) {
+        self.position = None;
+    }
+
     /// The stream is gone.
     pub fn disconnected(&mut self) {
         self.connected = false;
