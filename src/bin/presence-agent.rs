@@ -312,6 +312,16 @@ async fn print(handle: &UplinkHandle, mut events: mpsc::Receiver<Event>, json: b
     }
 }
 
+/// The first few of many names.
+fn some_of(upns: &[String]) -> String {
+    let shown = upns.len().min(5);
+    let names = upns[..shown].join(", ");
+    match upns.len() - shown {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
 /// An event for people without a terminal to draw on; empty when it is of no interest.
 fn plain(event: &Event, now: presence_bridge::model::Timestamp) -> String {
     match event {
@@ -324,6 +334,14 @@ fn plain(event: &Event, now: presence_bridge::model::Timestamp) -> String {
         }
         Event::Presence { upn, value, .. } => {
             format!("{now} {upn}: {}", table::words(&value.presence))
+        }
+        Event::Freshness { upns, fresh } => {
+            let what = if *fresh {
+                "confirmed"
+            } else {
+                "STALE, no longer confirmed"
+            };
+            format!("{now} {what}: {}", some_of(upns))
         }
         Event::Gone { upn } => format!("{now} {upn}: no longer known"),
         Event::Coverage { upn, coverage } if !coverage.detail.is_empty() => {
