@@ -240,10 +240,13 @@ pub async fn serve<S>(
     }
 }
 
+/// How many connections are open, by address.
+type OpenByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
 /// Who has how many connections.
 struct Addresses {
     accepts: DefaultKeyedRateLimiter<IpAddr>,
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    open: OpenByAddress,
 }
 
 impl Default for Addresses {
@@ -257,7 +260,7 @@ impl Default for Addresses {
 }
 
 /// A connection that counts until this is dropped.
-struct Entered(Option<(IpAddr, Arc<Mutex<HashMap<IpAddr, usize>>>)>);
+struct Entered(Option<(IpAddr, OpenByAddress)>);
 
 impl Addresses {
     /// `None` when there are too many from there.

@@ -503,19 +503,19 @@ async fn a_key_whose_answer_was_lost_is_given_again_and_no_other_within_a_minute
         Clock::system(),
         stage.enroll(tenant.id(), "a").await.unwrap(),
     );
-    let state = stage.folder().join("a");
-    let file = state.join("identity.json");
+    let folder = stage.folder().join("a");
+    let file = folder.join("identity.json");
     let before = std::fs::read(&file).unwrap();
-    let new = old.renew_key(&state, &clock).await.unwrap();
+    let new = old.renew_key(&folder, &clock).await.unwrap();
     // As if the answer had not come: the old identity, and the new key still kept.
     let renewed: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let kept = serde_json::json!({ "private_key": renewed["private_key"] });
     std::fs::write(&file, before).unwrap();
-    std::fs::write(state.join("renewal-key.json"), kept.to_string()).unwrap();
-    let again = old.renew_key(&state, &clock).await.unwrap();
+    std::fs::write(folder.join("renewal-key.json"), kept.to_string()).unwrap();
+    let again = old.renew_key(&folder, &clock).await.unwrap();
     assert!(again.has_key_of(&new) && !again.has_key_of(&old));
-    let refused = again.renew_key(&state, &clock).await.unwrap_err();
+    let refused = again.renew_key(&folder, &clock).await.unwrap_err();
     assert!(refused.to_string().contains("one a minute"), "{refused}");
     for identity in [&old, &again] {
         let mut stream = RawStream::start(identity, open(vec![])).await.unwrap();

@@ -299,17 +299,16 @@ impl Authenticator {
             Ok(kid) => kid,
             Err(refused) => return Ok(Err(refused)),
         };
-        let key = match self.keys.get(&kid) {
-            Some(key) => key,
-            None => {
-                let generation = self.generation.load(Ordering::SeqCst);
-                let Some(key) = self.store.suite_key(kid).await? else {
-                    return Ok(Err(Refused::UnknownKey));
-                };
-                let key = Arc::new(key);
-                self.remember(&key, generation);
-                key
-            }
+        let key = if let Some(key) = self.keys.get(&kid) {
+            key
+        } else {
+            let generation = self.generation.load(Ordering::SeqCst);
+            let Some(key) = self.store.suite_key(kid).await? else {
+                return Ok(Err(Refused::UnknownKey));
+            };
+            let key = Arc::new(key);
+            self.remember(&key, generation);
+            key
         };
         Ok(check_token(token, &key, &self.audience, self.clock.now()))
     }
