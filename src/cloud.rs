@@ -15,6 +15,7 @@ pub mod state;
 pub mod store;
 pub mod tenants;
 pub mod tokens;
+pub mod web;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,19 +25,21 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::cloud::{CloudConfig, CredentialFiles};
+use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{AppCredential, Entra, Graph, HttpTransport, ReqwestTransport};
 use crate::secret::{KeyEncryptionKey, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
 use listener::TlsSetupError;
+use onboarding::Onboardings;
 use poller::TenantFigures;
 use rpc::Api;
 use rpc::auth::Authenticator;
 use store::{Store, StoreError};
 use tenants::Tenants;
 use tokens::Tokens;
+use web::Web;
 
 /// After being told to stop, streams have this long to say good-bye before the connections are closed.
 const GOOD_BYE: Duration = Duration::from_secs(5);
@@ -65,8 +68,8 @@ pub enum BuildError {
     /// The client of Entra.
     #[error("the credential of the application cannot be used")]
     Entra(#[from] EntraSetupError),
-    /// TLS of the listener.
-    #[error("TLS of the gRPC listener cannot be set up")]
+    /// TLS of a listener.
+    #[error("TLS of a listener cannot be set up")]
     Tls(#[from] TlsSetupError),
     /// The listener.
     #[error("cannot listen on {0}")]
@@ -98,12 +101,21 @@ pub struct Cloud {
     address: SocketAddr,
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
+    pages: Option<Pages>,
     store: Store,
     tenants: Arc<Tenants>,
     auth: Arc<Authenticator>,
     api: Arc<Api>,
     supervisor: Supervisor,
     config: CloudConfig,
+}
+
+/// The web pages, bound.
+struct Pages {
+    web: Arc<Web>,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    address: SocketAddr,
 }
 
 /// A look into the running service.
@@ -162,6 +174,19 @@ pub fn entra(
     )?)
 }
 
+fn tls(files: Option<&TlsFiles>) -> Result<Option<Arc<rustls::ServerConfig>>, TlsSetupError> {
+    files
+        .map(|files| listener::tls(&files.certificate, &files.private_key))
+        .transpose()
+}
+
+async fn bind(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildError> {
+    let failed = |e| BuildError::Listen(wanted, e);
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
 impl Cloud {
     /// Puts the parts together and binds, so that the address is known before anything runs.
     pub async fn build(config: CloudConfig, parts: Parts) -> Result<Self, BuildError> {
@@ -176,13 +201,24 @@ impl Cloud {
         };
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
         let key = KeyEncryptionKey::read(&config.key_file).map_err(BuildError::Key)?;
-        let tls = match &config.grpc_tls {
-            Some(files) => Some(listener::tls(&files.certificate, &files.private_key)?),
-            None => None,
-        };
+        let tls = tls(config.grpc_tls.as_ref())?;
         let store = Store::open(&config.database).await?;
         let supervisor = Supervisor::new();
         let graph = Graph::new(outside, config.graph_url.clone());
+        let key_of_pages = KeyEncryptionKey::read(&config.key_file).map_err(BuildError::Key)?;
+        let onboardings = |redirect_uri, propagation| Onboardings {
+            store: store.clone(),
+            entra: entra.clone(),
+            graph: graph.clone(),
+            key: Arc::new(key_of_pages),
+            clock: clock.clone(),
+            redirect_uri,
+            propagation,
+        };
+        let onboardings = config
+            .web
+            .as_ref()
+            .map(|web| onboardings(web.redirect_uri(), web.consent_propagation));
         let tokens = Tokens::new(
             store.clone(),
             key,
@@ -208,15 +244,33 @@ impl Cloud {
             supervisor.clone(),
             config.streams.clone(),
         );
-        let failed = |e| BuildError::Listen(config.grpc_listen, e);
-        let listener = TcpListener::bind(config.grpc_listen)
-            .await
-            .map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = bind(config.grpc_listen).await?;
+        let pages = match (&config.web, onboardings) {
+            (Some(settings), Some(onboardings)) => {
+                let (listener, address) = bind(settings.listen).await?;
+                let web = Web::new(
+                    settings.clone(),
+                    config.grpc_public_url.clone(),
+                    config.client_id,
+                    &config.login_url,
+                    onboardings,
+                    Arc::clone(&tenants),
+                );
+                let tls = self::tls(settings.tls.as_ref())?;
+                Some(Pages {
+                    web,
+                    listener,
+                    tls,
+                    address,
+                })
+            }
+            _ => None,
+        };
         Ok(Self {
             address,
             listener,
             tls,
+            pages,
             store,
             tenants,
             auth,
@@ -229,6 +283,11 @@ impl Cloud {
     /// Where suites connect.
     pub fn grpc_address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where browsers connect, if there are pages.
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.pages.as_ref().map(|pages| pages.address)
     }
 
     /// A look into the service while it runs.
@@ -244,6 +303,19 @@ impl Cloud {
         self.supervisor.run("gRPC listener", async move {
             listener::serve(listener, tls, routes, closing, GOOD_BYE).await;
         });
+        if let Some(pages) = self.pages {
+            let (pages_router, closing) = (pages.web.router(), close.clone());
+            let stopping = self.supervisor.stopping();
+            self.supervisor.run("expired sessions", async move {
+                stopping
+                    .run_until_cancelled(pages.web.tidy_for_ever())
+                    .await;
+            });
+            tracing::info!(address = %pages.address, tls = pages.tls.is_some(), "serving pages");
+            self.supervisor.run("web listener", async move {
+                listener::serve(pages.listener, pages.tls, pages_router, closing, GOOD_BYE).await;
+            });
+        }
         let stopping = self.supervisor.stopping();
         let (tenants, auth) = (Arc::clone(&self.tenants), Arc::clone(&self.auth));
         self.supervisor.run("operator's changes", async move {

@@ -3,3 +3,4 @@
 pub mod agent;
 pub mod cloud;
 pub mod load;
+pub mod presence_ini;

@@ -126,8 +126,9 @@ pub struct World {
     folder: PathBuf,
     client_id: Uuid,
     cloud: Option<RunningCloud>,
-    /// The port of the cloud, the same after a restart.
+    /// The ports of the cloud, the same after a restart.
     grpc: SocketAddr,
+    web: SocketAddr,
     _microsoft_stop: DropGuard,
     _microsoft_work: AbortOnDropHandle<()>,
 }
@@ -155,11 +156,6 @@ impl World {
         });
         let client_id = Uuid::new_v4();
         let secret = random_token();
-        microsoft.register_app(AppRegistration {
-            client_id,
-            secrets: vec![secret.clone()],
-            ..AppRegistration::default()
-        });
         std::fs::create_dir_all(folder)
             .map_err(io(format!("cannot create {}", folder.display())))?;
         let folder = std::path::absolute(folder).map_err(io("cannot find the folder"))?;
@@ -172,13 +168,21 @@ impl World {
             client_id,
             cloud: None,
             grpc: SocketAddr::from(([127, 0, 0, 1], 0)),
+            web: SocketAddr::from(([127, 0, 0, 1], 0)),
             _microsoft_stop: stop.drop_guard(),
             _microsoft_work: AbortOnDropHandle::new(work),
         };
         // A port that stays the same, so that a restarted cloud is where its suites look for it; somebody may be quicker to take it.
         for attempt in 1.. {
             world.grpc = free_port().await.map_err(io("no free port"))?;
-            let text = cloud_toml(&settings, &world.microsoft_url, client_id, world.grpc);
+            world.web = free_port().await.map_err(io("no free port"))?;
+            world.microsoft.register_app(AppRegistration {
+                client_id,
+                secrets: vec![secret.clone()],
+                redirect_uris: vec![format!("http://{}/callback", world.web)],
+                ..AppRegistration::default()
+            });
+            let text = world.cloud_toml(&settings);
             std::fs::write(world.folder.join("cloud.toml"), text)
                 .map_err(io("cannot write cloud.toml"))?;
             match world.start_cloud().await {
@@ -205,6 +209,11 @@ impl World {
     /// Where suites connect.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
+    }
+
+    /// Where browsers connect: the first page of the onboarding.
+    pub fn web_url(&self) -> Url {
+        Url::parse(&format!("http://{}", self.web)).expect("an address makes a URL")
     }
 
     /// Client id of the cloud's application.
@@ -401,38 +410,38 @@ fn write_private(path: &Path, text: &str) -> Result<(), WorldError> {
         .map_err(io(format!("cannot write {}", path.display())))
 }
 
-fn cloud_toml(
-    settings: &WorldSettings,
-    microsoft: &Url,
-    client_id: Uuid,
-    grpc: SocketAddr,
-) -> String {
-    let interval = settings.interval.as_millis();
-    let mut sections = vec![
-        (
-            "microsoft",
-            format!(
-                "login_url = \"{microsoft}\"\ngraph_url = \"{microsoft}\"\nclient_id = \"{client_id}\"\n\
+impl World {
+    fn cloud_toml(&self, settings: &WorldSettings) -> String {
+        let (microsoft, client_id) = (&self.microsoft_url, self.client_id);
+        let (grpc, web) = (self.grpc, self.web);
+        let interval = settings.interval.as_millis();
+        let mut sections = vec![
+            (
+                "microsoft",
+                format!(
+                    "login_url = \"{microsoft}\"\ngraph_url = \"{microsoft}\"\nclient_id = \"{client_id}\"\n\
                  client_secret_file = \"client-secret\"\n"
+                ),
             ),
-        ),
-        (
-            "store",
-            "database_file = \"cloud.db\"\nkey_file = \"key\"\n".into(),
-        ),
-        ("grpc", format!("listen = \"{grpc}\"\n")),
-        ("poll", format!("interval = \"{interval}ms\"\n")),
-        ("streams", "reconnect_spread = \"0ms\"\n".into()),
-    ];
-    for (section, line) in &settings.cloud_keys {
-        match sections.iter_mut().find(|(name, _)| name == section) {
-            Some((_, lines)) => *lines = format!("{lines}{line}\n"),
-            None => sections.push((section, format!("{line}\n"))),
+            (
+                "store",
+                "database_file = \"cloud.db\"\nkey_file = \"key\"\n".into(),
+            ),
+            ("grpc", format!("listen = \"{grpc}\"\n")),
+            ("web", format!("listen = \"{web}\"\n")),
+            ("poll", format!("interval = \"{interval}ms\"\n")),
+            ("streams", "reconnect_spread = \"0ms\"\n".into()),
+        ];
+        for (section, line) in &settings.cloud_keys {
+            match sections.iter_mut().find(|(name, _)| name == section) {
+                Some((_, lines)) => *lines = format!("{lines}{line}\n"),
+                None => sections.push((section, format!("{line}\n"))),
+            }
         }
+        sections
+            .iter()
+            .map(|(name, lines)| format!("[{name}]\n{lines}\n"))
+            .collect::<Vec<_>>()
+            .concat()
     }
-    sections
-        .iter()
-        .map(|(name, lines)| format!("[{name}]\n{lines}\n"))
-        .collect::<Vec<_>>()
-        .concat()
 }

@@ -16,6 +16,7 @@ use presence_bridge::agent::view::Event;
 use presence_bridge::clock::Clock;
 use presence_bridge::config::agent::AgentConfig;
 use presence_bridge::config::load::parse_duration;
+use presence_bridge::config::presence_ini::PresenceIni;
 use presence_bridge::secret::{Secret, read_secret_file};
 use presence_bridge::telemetry;
 use tokio::sync::mpsc;
@@ -51,8 +52,12 @@ enum Command {
     /// Trades a one-time enrolment code for an identity.
     Enroll {
         /// Where the cloud is, for example `https://presence.example.com:8443`.
-        #[arg(long)]
-        cloud: Url,
+        #[arg(long, required_unless_present = "ini")]
+        cloud: Option<Url>,
+        /// Presence.ini with the lines the onboarding page showed: address, enrolment code and name. The code is good once; delete
+        /// it from the file afterwards.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["cloud", "code_file"])]
+        ini: Option<PathBuf>,
         /// File with the enrolment code; "-" asks for it or reads standard input.
         #[arg(long, value_name = "FILE", default_value = "-")]
         code_file: PathBuf,
@@ -135,6 +140,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Enroll {
             cloud,
+            ini,
             code_file,
             name,
             ca,
@@ -142,12 +148,20 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         } => {
             // Before anybody looks for a code that is of no use then.
             check_not_enrolled(&state, replace)?;
+            let (url, code, name) = match (cloud, ini) {
+                (_, Some(path)) => {
+                    let ini = PresenceIni::read(&path).map_err(|e| anyhow!("{e}"))?;
+                    (ini.address, ini.code, name.or(ini.suite_name))
+                }
+                (Some(url), None) => (url, code(&code_file)?, name),
+                (None, None) => bail!("name the cloud with --cloud, or a file with --ini"),
+            };
             let enrolment = Enrolment {
                 cloud: CloudAddress {
-                    url: cloud,
+                    url,
                     ca_file: ca.as_deref().map(absolute).transpose()?,
                 },
-                code: code(&code_file)?,
+                code,
                 suite_name: name.unwrap_or_else(machine_name),
                 state: state.clone(),
                 replace,

@@ -159,7 +159,7 @@ fn http() -> auto::Builder<TokioExecutor> {
 }
 
 /// Serves until `stop`, then waits up to `grace` for what is under way. `tls: None` is plain text, for loopback and for a
-/// terminating proxy.
+/// terminating proxy: then nothing is counted by address, because everybody comes from there.
 pub async fn serve<S>(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -174,6 +174,7 @@ pub async fn serve<S>(
     S::Future: Send + 'static,
 {
     let acceptor = tls.map(TlsAcceptor::from);
+    let behind_proxy = acceptor.is_none();
     let (addresses, slots, http) = (
         Arc::new(Addresses::default()),
         Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -193,7 +194,11 @@ pub async fn serve<S>(
                 }
             },
         };
-        let Some(place) = addresses.enter(peer) else {
+        let place = if behind_proxy {
+            None
+        } else if let Some(place) = addresses.enter(peer) {
+            Some(place)
+        } else {
             tracing::debug!("connection refused: too many from one address");
             continue;
         };

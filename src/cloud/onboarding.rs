@@ -234,9 +234,10 @@ pub enum Trouble {
 impl From<RedeemError> for Trouble {
     fn from(e: RedeemError) -> Self {
         match e {
-            RedeemError::Microsoft(e) => Self::Microsoft(e),
+            RedeemError::Microsoft(e) | RedeemError::IdToken(IdTokenError::Keys(e)) => {
+                Self::Microsoft(e)
+            }
             RedeemError::IdToken(IdTokenError::Personal) => Self::PersonalAccount,
-            RedeemError::IdToken(IdTokenError::Keys(e)) => Self::Microsoft(e),
             RedeemError::IdToken(e) => Self::NotProven(e),
         }
     }

@@ -250,6 +250,17 @@ impl Microsoft {
         self.inner.state().counts.clone()
     }
 
+    /// Every code, access token and refresh token handed out so far that is still remembered: what a search for leaks looks for.
+    pub fn handed_out(&self) -> Vec<String> {
+        let state = self.inner.state();
+        let (codes, access) = (state.codes.keys(), state.access.keys());
+        codes
+            .chain(access)
+            .chain(state.refresh.keys())
+            .cloned()
+            .collect()
+    }
+
     /// A new signing key signs at once; the newest of the earlier ones stays published.
     pub fn rotate_signing_keys(&self) {
         self.inner.keys.rotate();

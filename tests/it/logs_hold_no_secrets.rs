@@ -4,10 +4,11 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use presence_bridge::cloud::store::ConnectionKind;
-use presence_bridge::simulator::{Fault, FaultParams, Scope};
+use presence_bridge::simulator::{Fault, FaultParams, Scope, TenantSpec};
 use tracing_subscriber::EnvFilter;
 
 use crate::support::stage::{Stage, quick, until, upns};
+use crate::support::visitor::{Page, Visitor};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -57,28 +58,154 @@ async fn nothing_secret_and_nobody_s_name_is_logged_at_any_level() {
             .await
             .unwrap();
     }
+    let pages = through_the_pages(&stage).await;
+
     let text = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     assert!(
-        text.contains("TRACE") && text.contains("a suite opened a stream"),
+        text.contains("TRACE")
+            && text.contains("a suite opened a stream")
+            && text.contains("a tenant was connected"),
         "the log is there"
     );
-    let secret = std::fs::read_to_string(stage.folder().join("client-secret")).unwrap();
-    let mut forbidden = vec![
-        secret,
+    let client_secret = std::fs::read_to_string(stage.folder().join("client-secret")).unwrap();
+    // What Microsoft hands out and our own credential may be nowhere: not in the log, not in the database, not on a page.
+    let mut tokens = stage.microsoft.handed_out();
+    assert!(tokens.len() > 10, "{}", tokens.len());
+    tokens.extend([
+        client_secret,
         refresh_token,
-        code.expose().to_owned(),
         "eyJ".into(),
-        "fishing".into(),
-    ];
-    forbidden.extend(names);
-    for planted in forbidden {
-        if let Some(at) = text.to_lowercase().find(&planted.to_lowercase()) {
-            let line = text[..at].rfind('\n').map_or(0, |n| n + 1);
-            let end = text[at..].find('\n').map_or(text.len(), |n| at + n);
-            panic!(
-                "a planted text is in the log: {}",
-                &text[line..end.min(line + 400)]
-            );
+        "gone fishing in Norway".into(),
+    ]);
+    // What belongs to one browser, one suite or one person is on that page, and nowhere else.
+    let mut private = pages.secrets;
+    private.extend(names);
+    private.push(code.expose().to_owned());
+    private.extend(
+        [
+            "Ann Lee",
+            "ann.lee@contoso.example",
+            "boss@contoso.example",
+            "Contoso Ltd,",
+        ]
+        .map(str::to_owned),
+    );
+    let database = database(stage.folder());
+    assert!(database.contains("SQLite format 3") && database.contains("northwind.example"));
+    for (what, output, forbidden) in [
+        (
+            "the log",
+            &text,
+            [tokens.as_slice(), private.as_slice()].concat(),
+        ),
+        (
+            "the database",
+            &database,
+            [tokens.as_slice(), private.as_slice()].concat(),
+        ),
+        ("a page", &pages.shown, tokens.clone()),
+    ] {
+        let lower = output.to_lowercase();
+        for planted in forbidden {
+            if let Some(at) = lower.find(&planted.to_lowercase()) {
+                let begin = lower[..at].rfind('\n').map_or(0, |n| n + 1);
+                let end = lower[at..].find('\n').map_or(lower.len(), |n| at + n);
+                panic!(
+                    "a planted text is in {what}: {}",
+                    lower.get(begin..end.min(begin + 400)).unwrap_or_default()
+                );
+            }
         }
+    }
+}
+
+/// The files of the database, as text as far as there is any.
+fn database(folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    for file in ["cloud.db", "cloud.db-wal"] {
+        if let Ok(bytes) = std::fs::read(folder.join(file)) {
+            text.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+    text
+}
+
+struct Pages {
+    /// Cookies, states, proofs, links and codes.
+    secrets: Vec<String>,
+    /// All pages, one after the other.
+    shown: String,
+}
+
+/// Everything customers do, well and badly.
+async fn through_the_pages(stage: &Stage) -> Pages {
+    let northwind = stage.microsoft.add_tenant(TenantSpec {
+        domain: "northwind.example".into(),
+        name: "Northwind".into(),
+        people: 3,
+        ..TenantSpec::default()
+    });
+    let ann = upns(&northwind)[0].clone();
+    let visitor = Visitor::new(stage);
+    let mut pages = Pages {
+        secrets: Vec::new(),
+        shown: String::new(),
+    };
+    visitor.begin("northwind.example", "service-account").await;
+    pages.note(&visitor, &visitor.get("/authorize").await);
+    // Refused, declined, forged.
+    for (name, grant) in [
+        ("aadsts:53003", "authorize"),
+        ("aadsts:70008", "authorization_code"),
+    ] {
+        let params = FaultParams {
+            grant: Some(grant.into()),
+            ..FaultParams::default()
+        };
+        stage
+            .microsoft
+            .set_fault(Fault::parse(name, &params).unwrap(), Scope::All, None);
+        visitor.through_microsoft(&ann).await;
+        stage.microsoft.clear_faults(None, None);
+        pages.note(&visitor, &visitor.get("/outcome").await);
+    }
+    let away = visitor.authorize().await;
+    pages.secrets.push(query(&away, "state"));
+    pages.secrets.push(query(&away, "nonce"));
+    let back = visitor.at_microsoft(&away, &ann, "accept").await;
+    pages.secrets.push(query(&back, "code"));
+    visitor.get(&back).await;
+    pages.note(&visitor, &visitor.get("/authorize").await);
+    let done = visitor.post("/complete", &[]).await;
+    assert_eq!(done.status, 200);
+    for (before, length) in [("/s/", 43), ("id=\"code\">", 24)] {
+        let (_, rest) = done.body.split_once(before).unwrap();
+        pages.secrets.push(rest[..length].to_owned());
+    }
+    pages.note(&visitor, &done);
+    pages.note(&visitor, &visitor.open("/status").await);
+    pages.note(&visitor, &visitor.post("/status/link", &[]).await);
+    visitor.post("/status/again", &[]).await;
+    visitor.through_microsoft(&ann).await;
+    pages.note(&visitor, &visitor.get("/authorize").await);
+    pages.note(&visitor, &visitor.post("/complete", &[]).await);
+    pages.note(
+        &visitor,
+        &Visitor::new(stage).get("/callback?state=a&code=b").await,
+    );
+    pages
+}
+
+fn query(url: &str, name: &str) -> String {
+    let url = url::Url::parse(url).unwrap();
+    let found = url.query_pairs().find(|(n, _)| n == name);
+    found.unwrap().1.into_owned()
+}
+
+impl Pages {
+    fn note(&mut self, visitor: &Visitor, page: &Page) {
+        self.shown.push_str(&page.body);
+        self.secrets.extend(visitor.cookies().into_values());
+        self.secrets.push(visitor.csrf());
     }
 }

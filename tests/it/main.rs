@@ -6,12 +6,17 @@
 )]
 
 mod a_killed_cloud_loses_nothing;
+mod browser_harness;
+mod browser_onboarding;
+mod browser_outcomes;
 mod demo_runs;
 mod documented_examples;
 mod graph_contract;
 mod layering;
 mod logs_hold_no_secrets;
 mod microsoft_misbehaves;
+mod onboarding_ends_with_presence;
+mod onboarding_is_guarded;
 mod presence_reaches_the_suite;
 mod python_client;
 mod simulator_entra;

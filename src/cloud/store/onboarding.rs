@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::tenants::{ConnectionKind, NewTenant, put_tenant};
 use super::{Store, StoreError, uuid};
 use crate::model::{TenantId, Timestamp, UserId};
+use crate::secret::{Secret, sha256};
 
 /// How far an onboarding has come. Each step includes the ones before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,8 +87,17 @@ pub struct OnboardingRow {
     pub signed_in_at: Option<Timestamp>,
     /// Sealed; service accounts, from the sign-in to the completion.
     pub refresh_token: Option<Vec<u8>>,
+    /// SHA-256 of the link to forward.
+    pub link_hash: Option<[u8; 32]>,
     /// When it was begun.
     pub created_at: Timestamp,
+}
+
+impl OnboardingRow {
+    /// Whether this is the secret of its link.
+    pub fn link_hash_is(&self, secret: &Secret) -> bool {
+        self.link_hash == Some(sha256(secret.expose().as_bytes()))
+    }
 }
 
 /// What a browser was sent to Microsoft for.
@@ -208,6 +218,10 @@ fn onboarding(row: &SqliteRow) -> Result<OnboardingRow, StoreError> {
         account: optional_uuid(row, "account_id")?.map(UserId),
         signed_in_at: signed_in_at.map(Timestamp::from_millis),
         refresh_token: row.try_get("refresh_token").map_err(read)?,
+        link_hash: {
+            let some: Option<&[u8]> = row.try_get("link_hash").map_err(read)?;
+            some.map(|_| hash(row, "link_hash")).transpose()?
+        },
         created_at: time(row, "created_at")?,
     })
 }

@@ -292,7 +292,7 @@ fn check(
     if tenant == PERSONAL_ACCOUNTS {
         return Err(IdTokenError::Personal);
     }
-    let username = claims.preferred_username.map(for_display);
+    let username = claims.preferred_username.as_deref().map(for_display);
     let external = username
         .as_deref()
         .is_some_and(|name| name.to_ascii_uppercase().contains("#EXT#"));
@@ -300,14 +300,18 @@ fn check(
     Ok(SignedIn {
         tenant,
         account: UserId(claims.oid),
-        name: claims.name.map(for_display).filter(|n| !n.is_empty()),
+        name: claims
+            .name
+            .as_deref()
+            .map(for_display)
+            .filter(|n| !n.is_empty()),
         username: username.filter(|n| !n.is_empty()),
         guest,
         roles: claims.wids,
     })
 }
 
-fn for_display(text: String) -> String {
+fn for_display(text: &str) -> String {
     let printable = text.chars().filter(|c| !c.is_control());
     printable
         .take(MAX_NAME)

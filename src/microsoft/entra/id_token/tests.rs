@@ -154,7 +154,7 @@ async fn every_forged_token_is_refused() {
         claims.as_object_mut().unwrap().remove(claim);
         stage.token(&claims)
     };
-    let headed = |header: Value| stage.sign(&header, &claims());
+    let with_header = |header: Value| stage.sign(&header, &claims());
     let good = stage.token(&claims());
     let (message, signature) = good.rsplit_once('.').unwrap();
     let unsigned = {
@@ -184,7 +184,7 @@ async fn every_forged_token_is_refused() {
         claims["iss"] = format!("https://login.example/{personal}/v2.0").into();
         stage.token(&claims)
     };
-    let rsa = |kid: &str| headed(json!({"typ": "JWT", "alg": "RS256", "kid": kid}));
+    let rsa = |kid: &str| with_header(json!({"typ": "JWT", "alg": "RS256", "kid": kid}));
     let cases: Vec<(&str, String, &str)> = vec![
         ("nothing", String::new(), "Algorithm"),
         ("no JWT", "a.b".into(), "Algorithm"),
@@ -192,12 +192,12 @@ async fn every_forged_token_is_refused() {
         ("HMAC with the public key", confused, "Algorithm"),
         (
             "PS256",
-            headed(json!({"typ": "JWT", "alg": "PS256", "kid": "k1"})),
+            with_header(json!({"typ": "JWT", "alg": "PS256", "kid": "k1"})),
             "Algorithm",
         ),
         (
             "no kid",
-            headed(json!({"typ": "JWT", "alg": "RS256"})),
+            with_header(json!({"typ": "JWT", "alg": "RS256"})),
             "UnknownKey",
         ),
         ("unknown kid", rsa("k9"), "UnknownKey"),
