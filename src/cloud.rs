@@ -7,6 +7,8 @@ pub mod admin;
 pub mod directory;
 pub mod health;
 pub mod hub;
+pub mod keeper;
+pub mod keys;
 pub mod listener;
 pub mod onboarding;
 pub mod poller;
@@ -28,9 +30,10 @@ use crate::clock::Clock;
 use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
-use crate::microsoft::{AppCredential, Entra, Graph, HttpTransport, ReqwestTransport};
-use crate::secret::{KeyEncryptionKey, ReadSecretError, SealError, read_secret_file};
+use crate::microsoft::{AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport};
+use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
+use keeper::Keeper;
 use listener::TlsSetupError;
 use onboarding::Onboardings;
 use poller::TenantFigures;
@@ -68,6 +71,9 @@ pub enum BuildError {
     /// The client of Entra.
     #[error("the credential of the application cannot be used")]
     Entra(#[from] EntraSetupError),
+    /// One of the application's certificates.
+    #[error("the credential of the application in {0} cannot be used")]
+    Certificate(String, #[source] EntraSetupError),
     /// TLS of a listener.
     #[error("TLS of a listener cannot be set up")]
     Tls(#[from] TlsSetupError),
@@ -106,6 +112,7 @@ pub struct Cloud {
     tenants: Arc<Tenants>,
     auth: Arc<Authenticator>,
     api: Arc<Api>,
+    keeper: Keeper,
     supervisor: Supervisor,
     config: CloudConfig,
 }
@@ -131,6 +138,11 @@ impl CloudView {
             .map(|tenant| (tenant.id(), tenant.figures()))
             .collect()
     }
+
+    /// What is held in memory about a tenant.
+    pub fn remembered(&self, tenant: crate::model::TenantId) -> tenants::Remembered {
+        self.0.remembered(tenant)
+    }
 }
 
 /// Reaches Microsoft over the network as configured.
@@ -152,26 +164,42 @@ pub fn entra(
     transport: Arc<dyn HttpTransport>,
     clock: Clock,
 ) -> Result<Entra, BuildError> {
-    let credential = match &config.credential {
-        CredentialFiles::Secret(path) => AppCredential::Secret(read_secret_file(path)?),
-        CredentialFiles::Certificate {
-            certificate,
-            private_key,
-        } => AppCredential::Certificate {
-            certificate_pem: std::fs::read_to_string(certificate)
-                .map_err(|e| BuildError::File(certificate.display().to_string(), e))?,
-            private_key_pem: read_secret_file(private_key)?,
-        },
-    };
+    let credentials = config
+        .credentials
+        .iter()
+        .map(credential)
+        .collect::<Result<Vec<_>, BuildError>>()?;
     let (login, graph) = (config.login_url.clone(), config.graph_url.clone());
-    Ok(Entra::new(
+    Ok(Entra::with_credentials(
         transport,
         login,
         graph,
         config.client_id,
-        credential,
+        credentials,
         clock,
     )?)
+}
+
+fn credential(files: &CredentialFiles) -> Result<Credential, BuildError> {
+    let (name, credential, ends) = match files {
+        CredentialFiles::Secret { file, ends } => {
+            (file, AppCredential::Secret(read_secret_file(file)?), *ends)
+        }
+        CredentialFiles::Certificate {
+            certificate,
+            private_key,
+        } => (
+            certificate,
+            AppCredential::Certificate {
+                certificate_pem: std::fs::read_to_string(certificate)
+                    .map_err(|e| BuildError::File(certificate.display().to_string(), e))?,
+                private_key_pem: read_secret_file(private_key)?,
+            },
+            None,
+        ),
+    };
+    Credential::new(credential, ends)
+        .map_err(|e| BuildError::Certificate(name.display().to_string(), e))
 }
 
 fn tls(files: Option<&TlsFiles>) -> Result<Option<Arc<rustls::ServerConfig>>, TlsSetupError> {
@@ -200,17 +228,16 @@ impl Cloud {
             None => transport(&config)?,
         };
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
-        let key = KeyEncryptionKey::read(&config.key_file).map_err(BuildError::Key)?;
+        let keys = Arc::new(KeyRing::read(&config.key_file).map_err(BuildError::Key)?);
         let tls = tls(config.grpc_tls.as_ref())?;
         let store = Store::open(&config.database).await?;
         let supervisor = Supervisor::new();
         let graph = Graph::new(outside, config.graph_url.clone());
-        let key_of_pages = KeyEncryptionKey::read(&config.key_file).map_err(BuildError::Key)?;
         let onboardings = |redirect_uri, propagation| Onboardings {
             store: store.clone(),
             entra: entra.clone(),
             graph: graph.clone(),
-            key: Arc::new(key_of_pages),
+            key: Arc::clone(&keys),
             clock: clock.clone(),
             redirect_uri,
             propagation,
@@ -221,8 +248,8 @@ impl Cloud {
             .map(|web| onboardings(web.redirect_uri(), web.consent_propagation));
         let tokens = Tokens::new(
             store.clone(),
-            key,
-            entra,
+            keys,
+            entra.clone(),
             clock.clone(),
             supervisor.clone(),
             seed,
@@ -235,6 +262,7 @@ impl Cloud {
             supervisor.clone(),
             seed,
         );
+        let keeper = Keeper::new(Arc::clone(&tenants), store.clone(), entra, clock.clone());
         let auth = Authenticator::new(store.clone(), clock.clone(), config.audience.clone());
         let api = Api::new(
             Arc::clone(&tenants),
@@ -275,6 +303,7 @@ impl Cloud {
             tenants,
             auth,
             api,
+            keeper,
             supervisor,
             config,
         })
@@ -321,6 +350,10 @@ impl Cloud {
         self.supervisor.run("operator's changes", async move {
             let follow = tenants.follow_changes(|| auth.forget_keys());
             stopping.run_until_cancelled(follow).await;
+        });
+        let (stopping, keeper) = (self.supervisor.stopping(), self.keeper);
+        self.supervisor.run("keeper", async move {
+            stopping.run_until_cancelled(keeper.run()).await;
         });
         let stopping = self.supervisor.stopping();
         let (tenants, limit) = (Arc::clone(&self.tenants), self.config.streams.stalled);

@@ -16,6 +16,7 @@ pub mod cloud;
 pub mod config;
 pub mod microsoft;
 pub mod model;
+pub mod park;
 pub mod secret;
 pub mod simulator;
 pub mod supervise;

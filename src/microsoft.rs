@@ -14,7 +14,9 @@ pub mod graph;
 mod headers;
 pub mod transport;
 
-pub use entra::{AccessToken, AppCredential, Discovered, Entra, Refreshed};
+pub use entra::{
+    AccessToken, AppCredential, Credential, CredentialFacts, Discovered, Ending, Entra, Refreshed,
+};
 pub use error::{MicrosoftError, Recovery};
 pub use graph::{Graph, Lookup};
 pub use transport::{HttpTransport, Limits, ReqwestTransport, RouterTransport, TransportError};

@@ -1,8 +1,12 @@
 //! Secrets in memory, which never print, and their sealing at rest.
 
+mod ring;
 mod seal;
 
-pub use seal::{DataKey, KeyEncryptionKey, SealError, SealedAt};
+pub use ring::{KeyFile, KeyRing};
+pub use seal::{
+    DataKey, DekId, KekId, KeyEncryptionKey, SealError, SealedAt, data_key_id, wrapped_by,
+};
 
 use std::fmt;
 use std::path::Path;

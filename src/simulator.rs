@@ -23,7 +23,8 @@ pub use day::{Moment, moment};
 pub use directory::Person;
 pub use faults::{ActiveFault, Fault, FaultInfo, FaultParams, IdTokenFlaw, InvalidFault, Scope};
 pub use options::{
-    Casing, Duplicates, EmptyIds, Life, Limit, Limits, Options, Switches, UnknownPerson,
+    Casing, Duplicates, EmptyIds, Life, Limit, Limits, Options, PersonalAccounts, Switches,
+    UnknownPerson,
 };
-pub use tenant::{Tenant, TenantSpec};
+pub use tenant::{NationalCloud, NationalDiscovery, Tenant, TenantSpec};
 pub use world::{AppRegistration, Microsoft};

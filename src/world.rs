@@ -7,6 +7,7 @@ pub mod demo;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -27,8 +28,10 @@ use crate::cloud::store::{ConnectionKind, Store, StoreError};
 use crate::cloud::{self, BuildError, Cloud, CloudView, Parts};
 use crate::config::cloud::CloudConfig;
 use crate::config::load::ConfigError;
+use crate::microsoft::HttpTransport;
+use crate::microsoft::transport::RouterTransport;
 use crate::model::TenantId;
-use crate::secret::{KeyEncryptionKey, SealError, Secret, random_token};
+use crate::secret::{KeyRing, SealError, Secret, random_token};
 use crate::simulator::{AppRegistration, Life, Microsoft, Options, Tenant, TenantSpec};
 use crate::supervise::TaskDied;
 
@@ -83,6 +86,10 @@ pub struct WorldSettings {
     pub microsoft: Options,
     /// Time between two readings.
     pub interval: Duration,
+    /// The time of everything in it.
+    pub clock: Clock,
+    /// The cloud reaches the simulated Microsoft by calling it, without a socket: for tests that move time by hand.
+    pub in_process: bool,
     /// Further lines of the cloud's configuration, by section, for example `("poll", "share = 1.0")`.
     pub cloud_keys: Vec<(&'static str, String)>,
 }
@@ -95,6 +102,8 @@ impl Default for WorldSettings {
                 ..Options::default()
             },
             interval: Duration::from_secs(5),
+            clock: Clock::system(),
+            in_process: false,
             cloud_keys: Vec::new(),
         }
     }
@@ -122,6 +131,9 @@ pub struct Suite {
 pub struct World {
     /// The simulated Microsoft.
     pub microsoft: Microsoft,
+    /// The time of everything in it.
+    pub clock: Clock,
+    in_process: bool,
     microsoft_url: Url,
     folder: PathBuf,
     client_id: Uuid,
@@ -136,7 +148,7 @@ pub struct World {
 impl World {
     /// Starts the simulated Microsoft and the cloud on free ports, with everything in `folder`.
     pub async fn start(folder: &Path, settings: WorldSettings) -> Result<Self, WorldError> {
-        let microsoft = Microsoft::new(settings.microsoft.clone(), Clock::system());
+        let microsoft = Microsoft::new(settings.microsoft.clone(), settings.clock.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .map_err(io("no free port"))?;
@@ -160,9 +172,11 @@ impl World {
             .map_err(io(format!("cannot create {}", folder.display())))?;
         let folder = std::path::absolute(folder).map_err(io("cannot find the folder"))?;
         write_private(&folder.join("client-secret"), &secret)?;
-        KeyEncryptionKey::create(&folder.join("key"))?;
+        KeyRing::create(&folder.join("key"))?;
         let mut world = Self {
             microsoft,
+            clock: settings.clock.clone(),
+            in_process: settings.in_process,
             microsoft_url,
             folder,
             client_id,
@@ -231,7 +245,15 @@ impl World {
         if self.cloud.is_some() {
             return Ok(());
         }
-        let cloud = Cloud::build(self.config()?, Parts::default()).await?;
+        let cloud = Cloud::build(
+            self.config()?,
+            Parts {
+                clock: self.clock.clone(),
+                transport: self.in_process.then(|| self.call_in_process()),
+                ..Parts::default()
+            },
+        )
+        .await?;
         let (view, address, stop) = (cloud.view(), cloud.grpc_address(), CancellationToken::new());
         #[expect(clippy::disallowed_methods, reason = "kept and ended by the world")]
         let work = tokio::spawn(cloud.run(stop.clone()));
@@ -242,6 +264,10 @@ impl World {
             work,
         });
         Ok(())
+    }
+
+    fn call_in_process(&self) -> Arc<dyn HttpTransport> {
+        Arc::new(RouterTransport(self.microsoft.router()))
     }
 
     /// Stops the cloud in an orderly way.
@@ -305,10 +331,14 @@ impl World {
                 ))
             }
         };
-        let (config, clock) = (self.config()?, Clock::system());
-        let transport = cloud::transport(&config)?;
+        let (config, clock) = (self.config()?, self.clock.clone());
+        let transport = if self.in_process {
+            self.call_in_process()
+        } else {
+            cloud::transport(&config)?
+        };
         let entra = cloud::entra(&config, transport, clock.clone())?;
-        let key = KeyEncryptionKey::read(&config.key_file)?;
+        let keys = KeyRing::read(&config.key_file)?;
         let request = ConnectTenant {
             tenant: tenant.domain().to_owned(),
             name: tenant.domain().to_owned(),
@@ -319,7 +349,7 @@ impl World {
             verify: true,
         };
         let store = self.store().await?;
-        admin::connect_tenant(&store, &key, &entra, &clock, request).await?;
+        admin::connect_tenant(&store, &keys, &entra, &clock, request).await?;
         store.close().await;
         Ok(())
     }
@@ -328,7 +358,7 @@ impl World {
     pub async fn invite(&self, tenant: TenantId) -> Result<Secret, WorldError> {
         let store = self.store().await?;
         let invited =
-            admin::invite_suite(&store, &Clock::system(), tenant, Duration::from_hours(1)).await?;
+            admin::invite_suite(&store, &self.clock, tenant, Duration::from_hours(1)).await?;
         store.close().await;
         invited.map(|(code, _)| code).ok_or(WorldError::NoTenant)
     }
@@ -345,7 +375,7 @@ impl World {
             state: self.folder.join(name),
             replace: false,
         };
-        Ok(Identity::enroll(enrolment, &Clock::system()).await?)
+        Ok(Identity::enroll(enrolment, &self.clock).await?)
     }
 
     /// Runs a suite that watches these people. It reconnects quickly.
@@ -353,8 +383,13 @@ impl World {
         let settings = UplinkSettings {
             backoff: (Duration::from_millis(100), Duration::from_secs(2)),
         };
-        let (uplink, events) =
-            Uplink::new(identity, upns, Clock::system(), settings, fastrand::u64(..));
+        let (uplink, events) = Uplink::new(
+            identity,
+            upns,
+            self.clock.clone(),
+            settings,
+            fastrand::u64(..),
+        );
         let (handle, stop) = (uplink.handle(), CancellationToken::new());
         let work = uplink.run(stop.clone());
         #[expect(

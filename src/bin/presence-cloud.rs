@@ -12,10 +12,10 @@ use presence_bridge::cloud::admin::{
     self, ConnectTenant, DEFAULT_CODE_LIFE, DEFAULT_MAX_WATCHED, NewCredential,
 };
 use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
-use presence_bridge::cloud::{self, Cloud, Parts};
+use presence_bridge::cloud::{self, Cloud, Parts, keys};
 use presence_bridge::config::cloud::CloudConfig;
-use presence_bridge::microsoft::{Entra, MicrosoftError};
-use presence_bridge::secret::{KeyEncryptionKey, Secret, read_secret_file};
+use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
+use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
 use presence_bridge::telemetry;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,7 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
-    /// Keys.
+    /// The key that seals all credentials: make it, replace it.
     #[command(subcommand)]
     Keys(Keys),
     /// Tenants: the organisations whose presence is read.
@@ -65,6 +65,14 @@ enum Command {
 enum Keys {
     /// Makes the key that seals all credentials, in the file the configuration names. Never overwrites one.
     Create,
+    /// Shows the ids of the keys in the file, and how many tenants' data keys each of them wraps. Never a key.
+    List,
+    /// Makes a new key, puts it first in the file, and wraps every tenant's data key with it. The server may go on serving. Should it
+    /// be interrupted, do it again. The earlier key stays in the file until `retire`.
+    Rotate,
+    /// Removes the earlier keys from the file, once no data key is wrapped by them any more. Backups from before need them: keep a
+    /// copy as long as you keep those.
+    Retire,
 }
 
 #[derive(Subcommand)]
@@ -77,7 +85,18 @@ enum Tenant {
     Suspend(Which),
     /// Goes on after `suspend`, and tries a refused connection again at once.
     Resume(Which),
-    /// Off-boards an organisation for good: destroys its credentials, revokes its suites.
+    /// Prints a secret link to an organisation's status page: for who lost his, and to authorize a connection anew.
+    ///
+    /// It works for exactly that organisation. Who has it sees the state of the connection, can add a phone system, and can begin to
+    /// authorize anew, which needs a sign-in of that organisation. Earlier links stay good.
+    Link {
+        #[command(flatten)]
+        which: Which,
+        /// How long the link is good, in days.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
+        days: u64,
+    },
+    /// Off-boards an organisation for good: destroys its credentials, revokes its suites, and prints a receipt.
     Remove {
         #[command(flatten)]
         which: Which,
@@ -180,20 +199,96 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve => serve(config).await,
         Command::Check { offline } => check(&cli.config, config, offline).await,
-        Command::Keys(Keys::Create) if config.key_file.exists() => {
-            bail!("{} is there already and is kept", config.key_file.display())
-        }
-        Command::Keys(Keys::Create) => {
-            KeyEncryptionKey::create(&config.key_file)?;
-            say(&format!(
-                "Wrote {}. Keep a copy of it in a safe place, apart from the database: without it nobody can be read.",
-                config.key_file.display()
-            ));
-            Ok(())
-        }
+        Command::Keys(command) => keys(&config, &command).await,
         Command::Tenant(command) => tenant(config, command).await,
         Command::Suite(command) => suite(config, command).await,
     }
+}
+
+async fn keys(config: &CloudConfig, command: &Keys) -> anyhow::Result<()> {
+    let file = &config.key_file;
+    if let Keys::Create = command {
+        if file.exists() {
+            bail!("{} is there already and is kept", file.display());
+        }
+        KeyRing::create(file)?;
+        say(&format!(
+            "Wrote {}. Keep a copy of it in a safe place, apart from the database: without it nobody can be read.",
+            file.display()
+        ));
+        return Ok(());
+    }
+    let store = Store::open(&config.database).await?;
+    let progress = |done: u64| say(&format!("  {done} data keys are wrapped by the new key"));
+    let outcome = match command {
+        Keys::Create => Ok(()),
+        Keys::List => list_keys(&store, file).await,
+        Keys::Rotate => rotate_key(&store, file, progress).await,
+        Keys::Retire => {
+            let retired = keys::retire(&store, file, progress).await?;
+            match retired.dropped.as_slice() {
+                [] => say("There is only one key in the file; nothing was removed."),
+                dropped => {
+                    let ids: Vec<_> = dropped.iter().map(ToString::to_string).collect();
+                    say(&format!(
+                        "Removed from {}: {}.",
+                        file.display(),
+                        ids.join(", ")
+                    ));
+                    say(
+                        "Backups of the database made before the rotation open only with what was removed: keep a copy of it as long as",
+                    );
+                    say(
+                        "you keep those backups, apart from them, and destroy it with the last of them.",
+                    );
+                }
+            }
+            Ok(())
+        }
+    };
+    store.close().await;
+    outcome
+}
+
+async fn list_keys(store: &Store, file: &Path) -> anyhow::Result<()> {
+    for one in keys::list(store, file).await? {
+        let place = match one.place {
+            keys::Place::Current => "current",
+            keys::Place::Earlier => "earlier",
+            keys::Place::Missing => "MISSING in the file",
+        };
+        say(&format!(
+            "{}  {:>6} data keys  {place}",
+            one.key, one.data_keys
+        ));
+    }
+    Ok(())
+}
+
+async fn rotate_key(store: &Store, file: &Path, progress: impl FnMut(u64)) -> anyhow::Result<()> {
+    let rotated = keys::rotate(store, file, progress).await?;
+    say(&format!(
+        "{} {} in {}; {} data keys were wrapped anew.",
+        if rotated.resumed {
+            "Finished an interrupted rotation to the key"
+        } else {
+            "Made the key"
+        },
+        rotated.key,
+        file.display(),
+        rotated.rewrapped
+    ));
+    say(
+        "Now: copy the file to where you keep its copy, then presence-cloud keys retire removes the earlier key from it.",
+    );
+    if !rotated.stuck.is_empty() {
+        let ids: Vec<_> = rotated.stuck.iter().map(ToString::to_string).collect();
+        bail!(
+            "the data keys of these tenants open with no key of the file; find the key, or connect them anew: {}",
+            ids.join(", ")
+        );
+    }
+    Ok(())
 }
 
 async fn serve(config: CloudConfig) -> anyhow::Result<()> {
@@ -228,7 +323,7 @@ fn step(what: &str, outcome: &anyhow::Result<String>) -> bool {
 
 async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Result<()> {
     say(&format!("{} is well-formed.", path.display()));
-    let key = KeyEncryptionKey::read(&config.key_file)
+    let key = KeyRing::read(&config.key_file)
         .map(|_| config.key_file.display().to_string())
         .context(if config.key_file.exists() {
             "it is there but cannot be used"
@@ -245,6 +340,9 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
             .map(|_| format!("client {}", config.client_id))
             .map_err(|e| anyhow!(chain(e))),
     );
+    if let Ok(entra) = &entra {
+        well &= check_ends(entra);
+    }
     if let Some(tls) = &config.grpc_tls {
         let tls = cloud::listener::tls(&tls.certificate, &tls.private_key);
         well &= step(
@@ -285,6 +383,7 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
         config.poll.presence.window.as_secs(),
         config.poll.interval
     ));
+    well &= check_pages(&config).await;
     let tenants = match &store {
         Some(store) => store.tenants().await?,
         None => Vec::new(),
@@ -305,6 +404,68 @@ async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::Resul
     }
     say("All is well.");
     Ok(())
+}
+
+/// Says when our credentials end. Returns whether there is one that has not ended.
+fn check_ends(entra: &Entra) -> bool {
+    let now = Clock::system().now();
+    let credentials = entra.credentials();
+    for credential in &credentials {
+        match (credential.ends, credential.ending(now)) {
+            (None, _) => say(&format!(
+                "  note  {credential}: it does not tell when it ends; `ends` in the configuration says it"
+            )),
+            (Some(ends), Ending::Far) => say(&format!("  ok    {credential}: ends {ends}")),
+            (Some(ends), Ending::Ended) => say(&format!("  WARN  {credential}: HAS ENDED {ends}")),
+            (Some(ends), _) => {
+                let days = now.until(ends).as_secs() / 86_400;
+                say(&format!(
+                    "  WARN  {credential}: ends {ends}, in {days} days; add the next one beside it"
+                ));
+            }
+        }
+    }
+    let usable = credentials
+        .iter()
+        .any(|one| one.ending(now) != Ending::Ended);
+    if !usable {
+        say("  FAIL  the credentials of the application have all ended");
+    }
+    usable
+}
+
+/// The pages: their certificate, their port, and what has to be registered with Microsoft.
+async fn check_pages(config: &CloudConfig) -> bool {
+    let Some(web) = &config.web else {
+        say("  note  the pages: none; set [web] listen to let customers connect themselves");
+        return true;
+    };
+    let mut well = true;
+    if let Some(tls) = &web.tls {
+        let tls = cloud::listener::tls(&tls.certificate, &tls.private_key);
+        well &= step(
+            "TLS of the pages",
+            &tls.map(|_| "certificate and key fit".into())
+                .map_err(Into::into),
+        );
+    }
+    match tokio::net::TcpListener::bind(web.listen).await {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => say(&format!(
+            "  note  the port of the pages: {} is in use, by a running presence-cloud or by something else",
+            web.listen
+        )),
+        port => {
+            let port = port
+                .map(|_| format!("{} is free", web.listen))
+                .with_context(|| format!("{} cannot be used", web.listen));
+            well &= step("the port of the pages", &port);
+        }
+    }
+    say(&format!(
+        "  note  the pages: register {} with Microsoft as a redirect address of the platform \"Web\"",
+        web.redirect_uri()
+    ));
+    well
 }
 
 /// Whether Microsoft lets us in. A service account's refresh token is not spent for a check: there only the tenant is asked for.
@@ -370,7 +531,7 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
                     NewCredential::ServiceAccount(refresh_token(add.refresh_token_file.as_deref())?)
                 }
             };
-            let key = KeyEncryptionKey::read(&config.key_file)?;
+            let keys = KeyRing::read(&config.key_file)?;
             let entra = cloud::entra(&config, cloud::transport(&config)?, clock.clone())?;
             let request = ConnectTenant {
                 tenant: add.tenant,
@@ -381,7 +542,7 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
                 share_work_location: add.share_work_location,
                 verify: !add.no_verify,
             };
-            let connected = admin::connect_tenant(&store, &key, &entra, &clock, request).await;
+            let connected = admin::connect_tenant(&store, &keys, &entra, &clock, request).await;
             let (id, is_new) = connected.map_err(|e| match e.cause() {
                 Some(cause) => anyhow!("{} {}\nDetails: {}", cause.text, cause.remedy, chain(&e)),
                 None => anyhow!(e),
@@ -419,6 +580,30 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
         Tenant::Resume(which) => {
             set_status(&store, &which, TenantStatus::Active, "Resumed").await?;
         }
+        Tenant::Link { which, days } => {
+            let Some(web) = &config.web else {
+                bail!("there are no pages to link to: set [web] listen in the configuration")
+            };
+            let tenants = store.tenants().await?;
+            let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
+            let valid_for = Duration::from_hours(days * 24);
+            let link = admin::link_to_status(&store, &clock, tenant.id, valid_for).await?;
+            let Some((path, until)) = link else {
+                bail!("{} was off-boarded", tenant.name)
+            };
+            say(&format!(
+                "Secret link to the status page of {}, good until {until}:\n",
+                tenant.name
+            ));
+            say(&format!(
+                "    {}{}\n",
+                web.public_url.origin().ascii_serialization(),
+                path.expose()
+            ));
+            say(
+                "Who opens it can authorize the connection anew, with an account of that organisation.",
+            );
+        }
         Tenant::Remove { which, yes: false } => {
             let tenants = store.tenants().await?;
             let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
@@ -435,11 +620,12 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
             );
         }
         Tenant::Remove { which, yes: true } => {
-            set_status(&store, &which, TenantStatus::Gone, "Off-boarded").await?;
-            say(
-                "Its credentials are destroyed and its suites revoked. The customer should remove the enterprise",
-            );
-            say("application in Entra as well.");
+            let tenants = store.tenants().await?;
+            let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
+            let receipt = admin::offboard(&store, &clock, tenant.id).await?;
+            let receipt =
+                receipt.with_context(|| format!("{} is not there any more", tenant.name))?;
+            say(&receipt.to_string());
         }
     }
     Ok(())
@@ -487,7 +673,7 @@ async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
             say("On the machine beside the suite:");
             say(&format!(
                 "\n    presence-agent enroll --cloud {} --code-file -\n",
-                grpc_url(&config)
+                config.grpc_public_url.as_str().trim_end_matches('/')
             ));
             say("and type the code.");
         }
@@ -522,13 +708,4 @@ async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn grpc_url(config: &CloudConfig) -> String {
-    let scheme = if config.grpc_tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    format!("{scheme}://{}", config.grpc_listen)
 }

@@ -40,6 +40,10 @@ enum Command {
     Fault(FaultArgs),
     /// Say what somebody shows in a running simulator.
     Presence(Presence),
+    /// Let something happen to an account in a running simulator.
+    Person(Person),
+    /// Let an administrator decide something for a whole organisation in a running simulator.
+    Organisation(Organisation),
 }
 
 #[derive(Args)]
@@ -162,6 +166,63 @@ struct Presence {
     at: url::Url,
 }
 
+#[derive(Args)]
+struct Person {
+    /// add, guest, rename, delete, disable, enable, revoke, reset-password, change-password, demand-mfa, waive-mfa, administrator
+    /// or ordinary.
+    action: String,
+    /// Whose account; for a guest the address at home.
+    upn: String,
+    /// The new name, for rename.
+    #[arg(long)]
+    to: Option<String>,
+    /// The organisation, for guest.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Address of the running simulator.
+    #[arg(long, default_value = "http://127.0.0.1:8900")]
+    at: url::Url,
+}
+
+#[derive(Args)]
+struct Organisation {
+    /// Id or domain.
+    tenant: String,
+    /// Whether ordinary people may consent to applications.
+    #[arg(long, value_name = "true|false")]
+    user_consent: Option<bool>,
+    /// Whether Conditional Access blocks sign-ins and refreshes (AADSTS53003).
+    #[arg(long, value_name = "true|false")]
+    blocked: Option<bool>,
+    /// Sign-ins end after so many seconds (AADSTS70043); 0 for never.
+    #[arg(long, value_name = "SECONDS")]
+    sign_in_every_secs: Option<u64>,
+    /// What becomes of the enterprise application: enabled, disabled (AADSTS7000112) or removed.
+    #[arg(long)]
+    application: Option<String>,
+    /// Whether people must be assigned to the application (AADSTS50105).
+    #[arg(long, value_name = "true|false")]
+    assignment_required: Option<bool>,
+    /// Assign this account to the application.
+    #[arg(long, value_name = "UPN")]
+    assign: Option<String>,
+    /// Delete the organisation (AADSTS90002), or bring it back.
+    #[arg(long, value_name = "true|false")]
+    deleted: Option<bool>,
+    /// The cloud it lives in: global, us-government or china.
+    #[arg(long)]
+    cloud: Option<String>,
+    /// What discovery says of another cloud: refused or document.
+    #[arg(long, requires = "cloud")]
+    discovery: Option<String>,
+    /// Client id of the application; that of `presence-sim serve` unless told.
+    #[arg(long, default_value_t = CLIENT_ID)]
+    client_id: Uuid,
+    /// Address of the running simulator.
+    #[arg(long, default_value = "http://127.0.0.1:8900")]
+    at: url::Url,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -189,6 +250,8 @@ async fn main() -> ExitCode {
         Command::Serve(args) => serve(args).await,
         Command::Fault(args) => fault(args).await,
         Command::Presence(args) => presence(args).await,
+        Command::Person(args) => person(args).await,
+        Command::Organisation(args) => organisation(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -253,12 +316,15 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         let all = ["Presence.Read.All", "User.ReadBasic.All"];
         tenant.grant_consent(CLIENT_ID, &all, &[]);
         let example = tenant.people().into_iter().next().map(|p| p.upn);
+        let administrator = tenant.administrators().into_iter().next().map(|p| p.upn);
+        let nobody = || "nobody".to_owned();
         say(&format!(
-            "  tenant {}  {}  {} people, such as {}",
+            "  tenant {}  {}  {} people, such as {}; administrator: {}",
             tenant.id(),
             tenant.domain(),
             args.people,
-            example.unwrap_or_else(|| "nobody".to_owned())
+            example.unwrap_or_else(nobody),
+            administrator.unwrap_or_else(nobody)
         ))?;
     }
     say(&format!(
@@ -266,6 +332,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
          The tenants above have consented to the application permissions.\n\n\
          See    {at}/sim\n\
          Try    presence-sim fault set throttle --count 5 --at {at}\n\
+         Try    presence-sim person disable UPN --at {at}\n\
          Stop   Ctrl-C",
         args.secret_file.display()
     ))?;
@@ -355,6 +422,39 @@ async fn presence(args: Presence) -> anyhow::Result<()> {
     say(&format!(
         "Done, in {}.",
         answer["tenant"].as_str().unwrap_or_default()
+    ))
+}
+
+async fn person(args: Person) -> anyhow::Result<()> {
+    let body = json!({ "upn": args.upn, "to": args.to, "tenant": args.tenant });
+    let path = format!("sim/people/{}", args.action);
+    let answer = call(&args.at, reqwest::Method::POST, &path, Some(body)).await?;
+    match answer["upn"].as_str() {
+        Some(upn) => say(&format!("Done: {upn}")),
+        None => say("Done."),
+    }
+}
+
+async fn organisation(args: Organisation) -> anyhow::Result<()> {
+    let mut body = json!({
+        "tenant": args.tenant, "client_id": args.client_id, "user_consent": args.user_consent, "blocked": args.blocked,
+        "sign_in_every_secs": args.sign_in_every_secs, "application": args.application,
+        "assignment_required": args.assignment_required, "assign": args.assign, "deleted": args.deleted, "cloud": args.cloud,
+        "discovery": args.discovery,
+    });
+    if let Some(fields) = body.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    let answer = call(
+        &args.at,
+        reqwest::Method::POST,
+        "sim/organisation",
+        Some(body),
+    )
+    .await?;
+    say(&format!(
+        "Done, in {}.",
+        answer["changed"].as_str().unwrap_or_default()
     ))
 }
 

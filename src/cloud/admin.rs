@@ -1,5 +1,6 @@
 //! What an operator does to the store: connect tenants, invite and revoke suites. Works beside a running server, which notices.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::store::{ConnectionKind, NewTenant, Store, StoreError, TenantRow, TenantStatus};
@@ -7,13 +8,18 @@ use super::tokens::refresh_token_at;
 use crate::clock::Clock;
 use crate::microsoft::{Entra, MicrosoftError, Recovery};
 use crate::model::{Cause, TenantId, Timestamp};
-use crate::secret::{DataKey, KeyEncryptionKey, Secret, random_bytes};
+use crate::secret::{
+    DataKey, DekId, KeyRing, SealError, Secret, data_key_id, random_bytes, random_token, sha256,
+};
 
 /// Letters of an enrolment code: no I, L, O, U, so that none is mistaken for another (Crockford's base 32).
 const CODE_LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// Letters in an enrolment code: 100 bits.
 const CODE_LENGTH: usize = 20;
+
+/// Letters in the number of a receipt: 60 bits.
+const RECEIPT_LENGTH: usize = 12;
 
 /// A tenant to connect.
 #[derive(Debug)]
@@ -52,6 +58,9 @@ pub enum ConnectError {
     /// The store failed.
     #[error("the organisation could not be stored")]
     Store(#[from] StoreError),
+    /// The key-encryption key cannot be used.
+    #[error("the organisation's key could not be sealed")]
+    Key(#[from] SealError),
 }
 
 impl ConnectError {
@@ -64,7 +73,7 @@ impl ConnectError {
                 | Recovery::OurFault { cause, .. } => Some(cause),
                 _ => None,
             },
-            Self::Store(_) => None,
+            Self::Store(_) | Self::Key(_) => None,
         }
     }
 }
@@ -72,7 +81,7 @@ impl ConnectError {
 /// Connects a tenant. Returns its id and whether it is new.
 pub async fn connect_tenant(
     store: &Store,
-    key: &KeyEncryptionKey,
+    keys: &KeyRing,
     entra: &Entra,
     clock: &Clock,
     request: ConnectTenant,
@@ -102,7 +111,7 @@ pub async fn connect_tenant(
             (ConnectionKind::ServiceAccount, Some(token))
         }
     };
-    let (data_key, wrapped_data_key) = key.new_data_key(id);
+    let (data_key, wrapped_data_key) = keys.new_data_key(id)?;
     let sealed_refresh_token =
         refresh_token.map(|token| first_refresh_token(&data_key, id, &token, clock.now()));
     let name = if request.name.trim().is_empty() {
@@ -150,22 +159,133 @@ pub async fn invite_suite(
     tenant: TenantId,
     valid_for: Duration,
 ) -> Result<Option<(Secret, Timestamp)>, StoreError> {
-    let code: String = random_bytes::<CODE_LENGTH>()
-        .chunks(4)
-        .map(|group| {
-            group
-                .iter()
-                .map(|b| char::from(CODE_LETTERS[usize::from(b % 32)]))
-                .collect::<String>()
-        })
-        .collect::<Vec<_>>()
-        .join("-");
+    let code = in_letters(&random_bytes::<CODE_LENGTH>());
     let now = clock.now();
     let until = now.plus(valid_for);
     let stored = store
         .put_enrolment_code(tenant, super::rpc::code_hash(&code), now, until)
         .await?;
     Ok(stored.then(|| (Secret::new(code), until)))
+}
+
+/// A letter per byte, in groups of four.
+fn in_letters(random: &[u8]) -> String {
+    let group = |group: &[u8]| -> String {
+        let letter = |b: &u8| char::from(CODE_LETTERS[usize::from(b % 32)]);
+        group.iter().map(letter).collect()
+    };
+    random.chunks(4).map(group).collect::<Vec<_>>().join("-")
+}
+
+/// What was destroyed when a tenant was off-boarded. Its text is for the customer too: no secret and no person is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// A random number to refer to.
+    pub number: String,
+    /// When it was done.
+    pub at: Timestamp,
+    /// Whose credentials they were.
+    pub tenant: TenantId,
+    /// The name for people.
+    pub name: String,
+    /// The data keys. Without them nothing they sealed opens any more, wherever there is a copy of it.
+    pub data_keys: Vec<DekId>,
+    /// Refresh tokens.
+    pub refresh_tokens: u64,
+    /// Enrolment codes.
+    pub codes: u64,
+    /// Suites revoked.
+    pub suites: u64,
+    /// Whether the bytes are gone from the database's files as well. If not, they go with the server's next checkpoints.
+    pub files_clean: bool,
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let data_keys: Vec<_> = self.data_keys.iter().map(ToString::to_string).collect();
+        let data_keys = match data_keys.as_slice() {
+            [] => "there were none any more".into(),
+            ids => format!("{} destroyed ({})", ids.len(), ids.join(", ")),
+        };
+        writeln!(f, "Receipt          {}", self.number)?;
+        writeln!(f, "Time             {}", self.at)?;
+        writeln!(f, "Organisation     {} ({})", self.name, self.tenant)?;
+        writeln!(f, "Data keys        {data_keys}")?;
+        writeln!(f, "Refresh tokens   {} destroyed", self.refresh_tokens)?;
+        writeln!(f, "Enrolment codes  {} forgotten", self.codes)?;
+        writeln!(f, "Suites           {} revoked", self.suites)?;
+        if !self.files_clean {
+            writeln!(
+                f,
+                "The database was being read, so its log still has the sealed bytes until it is written back."
+            )?;
+        }
+        f.write_str(
+            "Still to do by the organisation: remove this application in the Entra admin center under Enterprise applications.",
+        )
+    }
+}
+
+/// Times the log is emptied anew while somebody reads from it; each waits for the reader for five seconds.
+const TRIES_TO_EMPTY: u32 = 3;
+
+/// Off-boards a tenant for good: destroys its data key and tokens, forgets its codes, revokes its suites, and cleans the database's
+/// files of all that. A running server ends the streams and forgets what it holds in memory within seconds. `None`: no such tenant.
+pub async fn offboard(
+    store: &Store,
+    clock: &Clock,
+    tenant: TenantId,
+) -> Result<Option<Receipt>, StoreError> {
+    let Some(row) = store.tenant(tenant).await? else {
+        return Ok(None);
+    };
+    let at = clock.now();
+    let Some(destroyed) = store.offboard_tenant(tenant, at).await? else {
+        return Ok(None);
+    };
+    let mut files_clean = false;
+    for _ in 0..TRIES_TO_EMPTY {
+        files_clean = store.empty_log().await?;
+        if files_clean {
+            break;
+        }
+    }
+    let receipt = Receipt {
+        number: in_letters(&random_bytes::<RECEIPT_LENGTH>()),
+        at,
+        tenant,
+        name: row.name,
+        data_keys: destroyed
+            .data_keys
+            .iter()
+            .filter_map(|wrapped| data_key_id(wrapped))
+            .collect(),
+        refresh_tokens: destroyed.refresh_tokens,
+        codes: destroyed.codes,
+        suites: destroyed.suites,
+        files_clean,
+    };
+    tracing::info!(tenant.id = %tenant, receipt = receipt.number, "off-boarded");
+    Ok(Some(receipt))
+}
+
+/// The path of a secret link to a tenant's status page, and until when it is good. `None`: there is no such tenant.
+pub async fn link_to_status(
+    store: &Store,
+    clock: &Clock,
+    tenant: TenantId,
+    valid_for: Duration,
+) -> Result<Option<(Secret, Timestamp)>, StoreError> {
+    let known = store.tenant(tenant).await?;
+    if known.is_none_or(|t| t.status == TenantStatus::Gone) {
+        return Ok(None);
+    }
+    let (secret, now) = (random_token(), clock.now());
+    let until = now.plus(valid_for);
+    store
+        .put_status_link(sha256(secret.as_bytes()), tenant, false, now, Some(until))
+        .await?;
+    Ok(Some((Secret::new(format!("/s/{secret}")), until)))
 }
 
 /// The tenant an operator means: by id, or by a name or part of one that only one tenant has.

@@ -16,7 +16,7 @@ pub struct Patience {
     pub confirm_after: Duration,
     /// How often a refused connection is tried again during the first day.
     pub probe_every: Duration,
-    /// How long to wait after a failure of ours.
+    /// How long to wait after a failure of ours; doubles to [`Patience::probe_every`].
     pub our_fault: Duration,
 }
 
@@ -36,6 +36,12 @@ const A_DAY: Duration = Duration::from_hours(24);
 /// Failures in a row after which the suites are told.
 const FAILURES_BEFORE_DEGRADED: u32 = 2;
 
+/// Failures in a row after which Microsoft is down for long rather than for a moment: some minutes of trying.
+const FAILURES_BEFORE_LONG_WAITS: u32 = 20;
+
+/// Ceiling of the waits from then on. `security-and-faults.md` §6, breaker.
+const A_LONG_WAIT: Duration = Duration::from_mins(5);
+
 /// Follows the outcomes of one tenant's calls.
 #[derive(Debug)]
 pub struct HealthMachine {
@@ -45,7 +51,11 @@ pub struct HealthMachine {
     throttled: u32,
     /// When re-authorization was first asked for, since the last success.
     refused_since: Option<Timestamp>,
+    /// Failures of ours in a row.
+    ours: u32,
     backoff: Backoff,
+    /// Takes the place of the other after many failures in a row.
+    long_backoff: Backoff,
     rng: fastrand::Rng,
 }
 
@@ -62,7 +72,9 @@ impl HealthMachine {
             failures: 0,
             throttled: 0,
             refused_since: None,
+            ours: 0,
             backoff: Backoff::for_calls(seed),
+            long_backoff: Backoff::new(Duration::from_secs(5), A_LONG_WAIT, seed),
             rng: fastrand::Rng::with_seed(seed),
         }
     }
@@ -74,10 +86,8 @@ impl HealthMachine {
 
     /// Presence was read.
     pub fn succeeded(&mut self, now: Timestamp) {
-        self.failures = 0;
         self.throttled = 0;
-        self.refused_since = None;
-        self.backoff.reset();
+        self.try_anew();
         self.enter(HealthState::Connected, None, now);
     }
 
@@ -93,11 +103,26 @@ impl HealthMachine {
 
     /// The operator has let the tenant go on, or something was changed and it is worth trying at once.
     pub fn start_over(&mut self, now: Timestamp) {
-        self.failures = 0;
-        self.refused_since = None;
-        self.backoff.reset();
+        self.try_anew();
         if self.health.state == HealthState::Suspended {
             self.enter(HealthState::Pending, None, now);
+        }
+    }
+
+    fn try_anew(&mut self) {
+        self.failures = 0;
+        self.ours = 0;
+        self.refused_since = None;
+        self.backoff.reset();
+        self.long_backoff.reset();
+    }
+
+    /// The next wait after a failure that may pass.
+    fn next_wait(&mut self) -> Duration {
+        if self.failures > FAILURES_BEFORE_LONG_WAITS {
+            self.long_backoff.next_wait()
+        } else {
+            self.backoff.next_wait()
         }
     }
 
@@ -114,15 +139,15 @@ impl HealthMachine {
                 after
                     .unwrap_or_default()
                     .min(Duration::from_hours(1))
-                    .max(self.backoff.next_wait())
+                    .max(self.next_wait())
             }
             Recovery::FreshToken { .. } => {
                 self.transient(token_not_accepted(), now);
-                self.backoff.next_wait()
+                self.next_wait()
             }
             Recovery::Split => {
                 self.transient(microsoft_refuses(), now);
-                self.backoff.next_wait()
+                self.next_wait()
             }
             Recovery::Throttled { after } => {
                 self.throttled = self.throttled.saturating_add(1);
@@ -137,7 +162,11 @@ impl HealthMachine {
                 if !self.needs_somebody() {
                     self.enter(HealthState::Degraded, Some(cause.clone()), now);
                 }
-                self.patience.our_fault
+                // We are alarmed; asking on and on mends nothing, and Entra counts (AADSTS50196).
+                let wait = self.patience.our_fault;
+                let most = self.patience.probe_every.max(wait);
+                self.ours = self.ours.saturating_add(1);
+                wait.saturating_mul(1 << (self.ours - 1).min(16)).min(most)
             }
             Recovery::Reauthorize(cause) => {
                 let first = *self.refused_since.get_or_insert(now);
@@ -336,6 +365,33 @@ mod tests {
             assert!(m.failed(&ours, at(second * 600)) >= Duration::from_mins(5));
             assert_eq!(m.health().state, HealthState::Degraded);
         }
+    }
+
+    #[test]
+    fn after_a_failure_of_ours_we_ask_ever_more_rarely_until_it_is_mended() {
+        let mut m = machine();
+        let ours = Recovery::OurFault {
+            cause: cause("Our secret has expired.", ""),
+            for_all: true,
+        };
+        let mut minutes = || m.failed(&ours, at(0)).as_secs() / 60;
+        assert_eq!(std::array::from_fn(|_| minutes()), [5, 10, 20, 40, 60, 60]);
+        m.start_over(at(1));
+        assert_eq!(m.failed(&ours, at(2)), Duration::from_mins(5));
+        m.succeeded(at(3));
+        assert_eq!(m.failed(&ours, at(4)), Duration::from_mins(5));
+    }
+
+    #[test]
+    fn down_for_long_it_is_asked_every_few_minutes_and_after_a_success_quickly_again() {
+        let mut m = machine();
+        let waits: Vec<Duration> = (0..200).map(|n| m.failed(&DOWN, at(n * 300))).collect();
+        let (first, later) = waits.split_at(20);
+        assert!(first.iter().all(|wait| *wait <= Duration::from_mins(1)));
+        assert!(later.iter().all(|wait| *wait <= A_LONG_WAIT));
+        assert!(later.iter().sum::<Duration>() > Duration::from_mins(1) * 180);
+        m.succeeded(at(99_999));
+        assert!(m.failed(&DOWN, at(100_000)) <= Duration::from_secs(1));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Reads a tenant's watched people within Microsoft's limits: thin loops over pure parts.
 //!
 //! Invariants: what decides is in [`sweep`], [`budget`], [`super::health`] and [`super::hub`]; here things are only done. The
-//! hub's lock is never held across an await. Nobody watching, no calls. After a failure both loops of the tenant rest until the
-//! health machine allows the next call.
+//! hub's lock is never held across an await. Nobody watching, no calls but [`Tenant::exercise`]. After a failure both loops of the
+//! tenant rest until the health machine allows the next call.
 
 pub mod budget;
 pub mod sweep;
@@ -20,11 +20,13 @@ use moka::sync::Cache;
 use sweep::Sweep;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::directory::LookupPace;
 use super::health::{HealthMachine, Patience};
 use super::hub::{CoverageCount, Known, LookupOutcome, TenantHub};
-use super::store::{TenantRow, TenantStatus};
+use super::keeper::{RECENT, Standing};
+use super::store::{ConnectionKind, TenantRow, TenantStatus};
 use super::tokens::{Held, TokenError, Tokens};
 use crate::clock::Clock;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
@@ -109,11 +111,45 @@ impl Shared {
             names,
         })
     }
+
+    /// Forgets what is held in memory about a tenant.
+    fn forget(&self, tenant: TenantId) {
+        self.tokens.forget(tenant);
+        let of_tenant: Vec<_> = self
+            .names
+            .iter()
+            .filter(|(key, _)| key.0 == tenant)
+            .map(|(key, _)| key)
+            .collect();
+        for key in of_tenant {
+            self.names.invalidate(&*key);
+        }
+    }
+
+    /// Forgets the tokens of tenants that are not served any more.
+    pub fn forget_tokens_of_all_but(&self, is_served: impl Fn(TenantId) -> bool) {
+        self.tokens.forget_all_but(is_served);
+    }
+
+    /// Whether anything is held about a tenant's tokens.
+    pub fn knows_a_token(&self, tenant: TenantId) -> bool {
+        self.tokens.knows(tenant)
+    }
+
+    /// How many names of a tenant are remembered.
+    pub fn known_names(&self, tenant: TenantId) -> usize {
+        self.names.iter().filter(|(key, _)| key.0 == tenant).count()
+    }
 }
 
 struct Core {
     hub: TenantHub,
     health: HealthMachine,
+    /// Microsoft gave no token when it was last asked for one.
+    without_token: bool,
+    /// When the connection was last exercised, and the jitter until the next time.
+    exercised: Option<(Instant, f64)>,
+    rng: fastrand::Rng,
     /// No call before this.
     resting_until: Option<Instant>,
     /// Time between two readings as it really is; `None` while nothing is read.
@@ -147,6 +183,8 @@ pub struct TenantFigures {
 pub struct Tenant {
     id: TenantId,
     row: RwLock<TenantRow>,
+    /// Cancelled when the tenant is off-boarded: then the loops end.
+    gone: CancellationToken,
     shared: Arc<Shared>,
     core: Mutex<Core>,
     presence: Budget,
@@ -195,10 +233,14 @@ impl Tenant {
             core: Mutex::new(Core {
                 hub,
                 health,
+                without_token: false,
+                exercised: None,
+                rng: fastrand::Rng::with_seed(seed),
                 resting_until: None,
                 cadence: None,
             }),
             row: RwLock::new(row),
+            gone: CancellationToken::new(),
             shared,
             wake_sweep: Notify::new(),
             wake_lookup: Notify::new(),
@@ -206,19 +248,29 @@ impl Tenant {
             changes: AtomicU64::new(0),
         });
         this.note_status();
-        let (sweeping, stopping) = (Arc::clone(&this), supervisor.stopping());
-        supervisor.run("sweeps", async move {
-            stopping
-                .run_until_cancelled(sweeping.sweep_for_ever())
-                .await;
+        let (sweeping, looking_up) = (Arc::clone(&this), Arc::clone(&this));
+        this.run(supervisor, "sweeps", async move {
+            sweeping.sweep_for_ever().await;
         });
-        let (looking_up, stopping) = (Arc::clone(&this), supervisor.stopping());
-        supervisor.run("lookups", async move {
-            stopping
-                .run_until_cancelled(looking_up.look_up_for_ever())
-                .await;
+        this.run(supervisor, "lookups", async move {
+            looking_up.look_up_for_ever().await;
         });
         this
+    }
+
+    /// Runs a loop that has no end, until the process stops or the tenant is gone.
+    fn run(
+        &self,
+        supervisor: &Supervisor,
+        name: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (stopping, gone) = (supervisor.stopping(), self.gone.clone());
+        supervisor.run_once(name, async move {
+            stopping
+                .run_until_cancelled(gone.run_until_cancelled(work))
+                .await;
+        });
     }
 
     /// The tenant's id.
@@ -240,11 +292,16 @@ impl Tenant {
             .row
             .write()
             .expect("nothing panics while holding a tenant") = row;
+        if self.row().status == TenantStatus::Gone {
+            self.gone.cancel();
+            self.shared.forget(self.id);
+        }
         self.shared.tokens.forget(self.id);
         let now = self.shared.clock.now();
         let mut core = self.core();
         core.health.start_over(now);
         core.resting_until = None;
+        core.exercised = None;
         drop(core);
         self.presence.reopen();
         self.users.reopen();
@@ -262,6 +319,46 @@ impl Tenant {
         self.wake_sweep.notify_one();
         self.wake_lookup.notify_one();
         outcome
+    }
+
+    /// What decides when the connection is exercised.
+    pub fn standing(&self) -> Standing {
+        let active = self.row().status == TenantStatus::Active;
+        let core = self.core();
+        Standing {
+            active,
+            exercised_at: core.exercised.map(|(at, _)| at),
+            without_token: core.without_token,
+            resting_until: core.resting_until.filter(|until| *until > Instant::now()),
+            jitter: core.exercised.map_or(0.0, |(_, jitter)| jitter),
+        }
+    }
+
+    /// Makes sure that Microsoft still gives us tokens for this tenant, though nobody may be watching. What comes of it is the
+    /// tenant's health, unless that speaks of something else than tokens.
+    pub async fn exercise(&self) {
+        let kind = self.row().connection;
+        let outcome = self.shared.tokens.exercise(self.id, kind, RECENT).await;
+        let (was_without, pending) = {
+            let mut core = self.core();
+            let jitter = core.rng.f64();
+            core.exercised = Some((Instant::now(), jitter));
+            let was = std::mem::replace(&mut core.without_token, outcome.is_err());
+            (was, core.health.health().state == HealthState::Pending)
+        };
+        // Suspended meanwhile, that is what there is to say.
+        if self.row().status != TenantStatus::Active {
+            return;
+        }
+        match outcome {
+            Ok(()) if was_without || pending => {
+                self.succeeded();
+                self.wake_sweep.notify_one();
+                self.wake_lookup.notify_one();
+            }
+            Ok(()) => {}
+            Err(e) => self.failed(&e.recovery()),
+        }
     }
 
     /// Figures for people.
@@ -432,6 +529,12 @@ impl Tenant {
         (batch, asked_at, outcome)
     }
 
+    async fn access(&self, kind: ConnectionKind) -> Result<Arc<Held>, Trouble> {
+        let outcome = self.shared.tokens.access(self.id, kind).await;
+        self.core().without_token = outcome.is_err();
+        outcome.map_err(Trouble::Token)
+    }
+
     /// Calls Microsoft with a token; with a fresh one when the first is refused.
     async fn call<'a, T>(
         &self,
@@ -439,12 +542,7 @@ impl Tenant {
         ask: impl Fn(Arc<Held>) -> BoxFuture<'a, Result<T, MicrosoftError>>,
     ) -> Result<T, Trouble> {
         let kind = self.row().connection;
-        let held: Arc<Held> = self
-            .shared
-            .tokens
-            .access(self.id, kind)
-            .await
-            .map_err(Trouble::Token)?;
+        let held: Arc<Held> = self.access(kind).await?;
         let failed = match ask(Arc::clone(&held)).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
@@ -458,12 +556,7 @@ impl Tenant {
         if !self.shared.tokens.refused(self.id, &held) {
             return Err(Trouble::TokenRefused);
         }
-        let fresh = self
-            .shared
-            .tokens
-            .access(self.id, kind)
-            .await
-            .map_err(Trouble::Token)?;
+        let fresh = self.access(kind).await?;
         budget.spend(1).await;
         self.shared.application.spend(1).await;
         ask(fresh).await.map_err(|again| match again.recovery() {
@@ -567,11 +660,7 @@ impl Tenant {
             let mut outcome = LookupOutcome::default();
             match answer {
                 Ok(lookup) => {
-                    for (upn, user) in &lookup.found {
-                        self.shared
-                            .names
-                            .insert((self.id, upn.clone()), (*user, now));
-                    }
+                    self.remember(&lookup.found, now);
                     for upn in &lookup.not_found {
                         self.shared.names.invalidate(&(self.id, upn.clone()));
                     }
@@ -598,6 +687,22 @@ impl Tenant {
             }
             self.core().hub.apply_lookup(outcome, now);
             self.wake_sweep.notify_one();
+        }
+    }
+
+    /// Remembers whose account is which, unless the tenant is gone.
+    fn remember(&self, found: &[(Upn, UserId)], now: Timestamp) {
+        // Held while it is done: whoever ends the tenant and forgets the names comes before or after.
+        let row = self
+            .row
+            .read()
+            .expect("nothing panics while holding a tenant");
+        if row.status == TenantStatus::Gone {
+            return;
+        }
+        for (upn, user) in found {
+            let key = (self.id, upn.clone());
+            self.shared.names.insert(key, (*user, now));
         }
     }
 

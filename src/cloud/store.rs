@@ -3,16 +3,18 @@
 //! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
+mod custody;
 mod onboarding;
 mod suites;
 mod tenants;
 
+pub use custody::{Destroyed, Holder, Intent, Rewrapped, SealedRefreshToken, WrappedKey};
 pub use onboarding::{
     ConnectionRow, NewOnboarding, OnboardingRow, OnboardingStep, SignInPurpose, SignInRow,
     WebSessionRow,
 };
 pub use suites::{EnrolError, SuiteKey, SuiteRow};
-pub use tenants::{ConnectionKind, NewTenant, SealedRefreshToken, TenantRow, TenantStatus};
+pub use tenants::{ConnectionKind, NewTenant, TenantRow, TenantStatus};
 
 use std::path::Path;
 use std::time::Duration;
@@ -51,20 +53,33 @@ pub struct Store {
     readers: SqlitePool,
 }
 
+/// The schema, step by step. A step that has shipped is frozen.
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "init", include_str!("store/migrations/0001_init.sql")),
+    (
+        2,
+        "custody",
+        include_str!("store/migrations/0002_custody.sql"),
+    ),
+    (
+        3,
+        "onboarding",
+        include_str!("store/migrations/0003_onboarding.sql"),
+    ),
+];
+
 fn migrator() -> Migrator {
-    let files = [
-        (1, "init", include_str!("store/migrations/0001_init.sql")),
-        (
-            3,
-            "onboarding",
-            include_str!("store/migrations/0003_onboarding.sql"),
-        ),
-    ];
-    let migrations = files.map(|(version, name, sql)| {
-        let sql = SqlStr::from_static(sql);
-        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    let steps = MIGRATIONS.iter().map(|(number, name, sql)| {
+        let kind = MigrationType::Simple;
+        Migration::new(
+            *number,
+            (*name).into(),
+            kind,
+            SqlStr::from_static(sql),
+            false,
+        )
     });
-    Migrator::with_migrations(migrations.into())
+    Migrator::with_migrations(steps.collect())
 }
 
 impl Store {

@@ -1,7 +1,7 @@
 //! The tenants that are being served, and what the operator changes while they are.
 //!
-//! A tenant is served from the moment a suite of it calls. Changes made by the operator with the command line reach a running
-//! server through a revision number in the store.
+//! Active tenants are served from the start, others from the moment a suite of theirs calls. Changes made by the operator with the
+//! command line reach a running server through a revision number in the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,17 @@ use crate::supervise::Supervisor;
 
 /// How often the store is asked whether the operator has changed something. A revoked suite loses its streams within this time.
 const LOOK_FOR_CHANGES: Duration = Duration::from_secs(1);
+
+/// What is held in memory about a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    /// It is being served.
+    pub served: bool,
+    /// Its access token, or why there is none.
+    pub token: bool,
+    /// Names whose account is known.
+    pub names: usize,
+}
 
 /// The tenants that are being served.
 pub struct Tenants {
@@ -80,6 +91,32 @@ impl Tenants {
     /// All tenants being served.
     pub fn all(&self) -> Vec<Arc<Tenant>> {
         self.served().values().cloned().collect()
+    }
+
+    /// Serves every active tenant that is not served yet.
+    pub async fn serve_active(&self) -> Result<(), StoreError> {
+        for row in self.store.tenants().await? {
+            if row.status == TenantStatus::Active {
+                self.get(row.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the tokens of tenants that are not served any more.
+    pub fn forget_strangers(&self) {
+        let served = self.served();
+        self.shared
+            .forget_tokens_of_all_but(|tenant| served.contains_key(&tenant));
+    }
+
+    /// What is held in memory about a tenant.
+    pub fn remembered(&self, tenant: TenantId) -> Remembered {
+        Remembered {
+            served: self.served().contains_key(&tenant),
+            token: self.shared.knows_a_token(tenant),
+            names: self.shared.known_names(tenant),
+        }
     }
 
     /// Follows what the operator changes, for ever.

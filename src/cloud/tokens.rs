@@ -1,25 +1,32 @@
 //! Access tokens of tenants: kept in memory, renewed ahead of time, one renewal at a time per tenant.
 //!
-//! Invariants: a new refresh token is stored before the access token that came with it is used. Renewal runs in a task of its own,
-//! so that no caller that gives up can tear it in two. After a failure nobody asks again for half a minute.
+//! Invariants: no refresh token is sent to Microsoft before the try is noted in the store; a new refresh token is stored before the
+//! access token that came with it is used. Renewal runs in a task of its own, so that no caller that gives up can tear it in two.
+//! After a failure nobody asks again for half a minute. Not more than [`PER_SECOND`] renewals begin in a second.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::store::{ConnectionKind, Store, StoreError};
+use super::store::{ConnectionKind, Intent, SealedRefreshToken, Store, StoreError};
 use crate::clock::Clock;
 use crate::microsoft::{AccessToken, Entra, MicrosoftError, Recovery};
 use crate::model::{Cause, TenantId, Timestamp};
-use crate::secret::{DataKey, KeyEncryptionKey, SealError, SealedAt, Secret};
+use crate::park;
+use crate::secret::{KeyRing, SealError, SealedAt, Secret, random_bytes};
 use crate::supervise::Supervisor;
 
 /// A failed renewal is everybody's answer for this long. `security-and-faults.md` §6, single-flight.
 const FAILURE_KEPT: Duration = Duration::from_secs(30);
+
+/// A refusal that does not pass by itself is met with this much patience while the token held still works.
+const REFUSAL_KEPT: Duration = Duration::from_hours(1);
 
 /// A token with less life than this is not used any more.
 const LAST_MOMENT: Duration = Duration::from_secs(30);
@@ -27,12 +34,22 @@ const LAST_MOMENT: Duration = Duration::from_secs(30);
 /// A token younger than this that Graph refuses is not replaced: a second one would be refused as well, and Entra counts.
 const YOUNG: Duration = Duration::from_mins(1);
 
+/// Renewals that begin in a second, over all tenants: so a restart, or many tokens that end together, are no burst.
+/// `security-and-faults.md` §6.
+pub const PER_SECOND: u32 = 20;
+
+/// After so many interrupted tries in a row for one tenant somebody has to look. `security-and-faults.md` §6.
+const WORRYING_TRIES: u32 = 3;
+
 /// Why there is no access token.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TokenError {
     /// Entra gave none.
     #[error("Microsoft gave no access token")]
     Microsoft(#[source] Arc<MicrosoftError>),
+    /// A renewal was interrupted on our side, and since then Entra refuses every refresh token we hold.
+    #[error("a renewal was interrupted, and Microsoft refuses the refresh tokens from before it")]
+    LostInRenewal(#[source] Arc<MicrosoftError>),
     /// The store failed.
     #[error("the stored credential cannot be used")]
     Store(#[source] Arc<StoreError>),
@@ -48,12 +65,31 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// How long nobody asks ahead of time after it.
+    fn kept(&self) -> Duration {
+        match self.recovery() {
+            Recovery::Retry { after } | Recovery::Throttled { after } => {
+                after.unwrap_or_default().max(FAILURE_KEPT)
+            }
+            _ => REFUSAL_KEPT,
+        }
+    }
+
     /// What to do.
     pub fn recovery(&self) -> Recovery {
         match self {
             Self::Microsoft(e) => match e.recovery() {
                 // At the token endpoint there is nothing to split and no token to refresh.
                 Recovery::Split | Recovery::FreshToken { .. } => Recovery::Retry { after: None },
+                other => other,
+            },
+            Self::LostInRenewal(e) => match e.recovery() {
+                Recovery::Reauthorize(cause) => Recovery::Reauthorize(Cause {
+                    text: "Our service was interrupted while it renewed the access, and Microsoft does not accept the one from before any more."
+                        .into(),
+                    remedy: "A new sign-in is needed: connect the organisation again.".into(),
+                    code: cause.code,
+                }),
                 other => other,
             },
             Self::Interrupted => Recovery::Retry { after: None },
@@ -88,18 +124,36 @@ pub struct Held {
 #[derive(Default)]
 struct Slot {
     held: Option<Arc<Held>>,
-    renewal: Option<Renewal>,
+    /// The renewal under way, and its number: one that was forgotten must not write here any more.
+    renewal: Option<(u64, Renewal)>,
     failure: Option<(TokenError, Timestamp)>,
+}
+
+/// Lets the many go one after the other.
+#[derive(Debug)]
+struct Pace {
+    next: Instant,
+}
+
+impl Pace {
+    /// When the next one may go.
+    fn take(&mut self, now: Instant) -> Instant {
+        let at = self.next.max(now);
+        self.next = at + Duration::from_secs(1) / PER_SECOND;
+        at
+    }
 }
 
 /// The access tokens of all tenants.
 pub struct Tokens {
     store: Store,
-    key: KeyEncryptionKey,
+    keys: Arc<KeyRing>,
     entra: Entra,
     clock: Clock,
     supervisor: Supervisor,
     slots: Mutex<HashMap<TenantId, Slot>>,
+    renewals: AtomicU64,
+    pace: Mutex<Pace>,
     rng: Mutex<fastrand::Rng>,
 }
 
@@ -107,7 +161,7 @@ impl Tokens {
     /// With no token yet.
     pub fn new(
         store: Store,
-        key: KeyEncryptionKey,
+        keys: Arc<KeyRing>,
         entra: Entra,
         clock: Clock,
         supervisor: Supervisor,
@@ -115,11 +169,15 @@ impl Tokens {
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
-            key,
+            keys,
             entra,
             clock,
             supervisor,
             slots: Mutex::default(),
+            renewals: AtomicU64::new(0),
+            pace: Mutex::new(Pace {
+                next: Instant::now(),
+            }),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
         })
     }
@@ -145,20 +203,51 @@ impl Tokens {
                 }
                 return Ok(held);
             }
-            if let Some(renewal) = &slot.renewal {
-                renewal.clone()
-            } else {
-                if let Some((failure, at)) = &slot.failure
-                    && at.until(now) < FAILURE_KEPT
-                {
-                    return Err(failure.clone());
-                }
-                let renewal = self.start_renewal(tenant, kind);
-                slot.renewal = Some(renewal.clone());
-                renewal
-            }
+            self.renewal(slot, tenant, kind, now)?
         };
         renewal.await
+    }
+
+    /// Makes sure that Microsoft has given a token for this tenant within this time, whether anybody needs one or not.
+    pub async fn exercise(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        kind: ConnectionKind,
+        within: Duration,
+    ) -> Result<(), TokenError> {
+        let renewal = {
+            let now = self.clock.now();
+            let mut slots = self.slots();
+            let slot = slots.entry(tenant).or_default();
+            if let Some(held) = &slot.held
+                && held.received_at.until(now) < within
+            {
+                return Ok(());
+            }
+            self.renewal(slot, tenant, kind, now)?
+        };
+        renewal.await.map(drop)
+    }
+
+    /// The renewal under way, or a new one; unless one has failed just now.
+    fn renewal(
+        self: &Arc<Self>,
+        slot: &mut Slot,
+        tenant: TenantId,
+        kind: ConnectionKind,
+        now: Timestamp,
+    ) -> Result<Renewal, TokenError> {
+        if let Some((_, renewal)) = &slot.renewal {
+            return Ok(renewal.clone());
+        }
+        if let Some((failure, at)) = &slot.failure
+            && at.until(now) < FAILURE_KEPT
+        {
+            return Err(failure.clone());
+        }
+        let (number, renewal) = self.start_renewal(tenant, kind);
+        slot.renewal = Some((number, renewal.clone()));
+        Ok(renewal)
     }
 
     /// Graph refused this token. True when the next [`Tokens::access`] gives another one.
@@ -183,16 +272,33 @@ impl Tokens {
         self.slots().remove(&tenant);
     }
 
+    /// Forgets everything about tenants that are not served any more.
+    pub fn forget_all_but(&self, is_served: impl Fn(TenantId) -> bool) {
+        self.slots().retain(|tenant, _| is_served(*tenant));
+    }
+
+    /// Whether anything is held about a tenant.
+    pub fn knows(&self, tenant: TenantId) -> bool {
+        self.slots().contains_key(&tenant)
+    }
+
     fn slots(&self) -> MutexGuard<'_, HashMap<TenantId, Slot>> {
         self.slots
             .lock()
             .expect("nothing panics while holding the tokens")
     }
 
-    fn start_renewal(self: &Arc<Self>, tenant: TenantId, kind: ConnectionKind) -> Renewal {
+    fn start_renewal(self: &Arc<Self>, tenant: TenantId, kind: ConnectionKind) -> (u64, Renewal) {
+        let number = self.renewals.fetch_add(1, Ordering::Relaxed);
+        let turn = self
+            .pace
+            .lock()
+            .expect("nothing panics while holding the pace")
+            .take(Instant::now());
         let (tell, told) = oneshot::channel();
         let this = Arc::clone(self);
         self.supervisor.run_once("token renewal", async move {
+            tokio::time::sleep_until(turn).await;
             let outcome = this.renew(tenant, kind).await.map(|token| {
                 let now = this.clock.now();
                 Arc::new(Held {
@@ -201,26 +307,37 @@ impl Tokens {
                     received_at: now,
                 })
             });
-            let now = this.clock.now();
-            let mut slots = this.slots();
-            let slot = slots.entry(tenant).or_default();
-            slot.renewal = None;
-            match &outcome {
-                Ok(held) => {
-                    slot.held = Some(Arc::clone(held));
-                    slot.failure = None;
-                }
-                Err(failure) => {
-                    tracing::warn!(tenant.id = %tenant, error = %chain(failure), "no access token");
-                    slot.failure = Some((failure.clone(), now));
-                }
-            }
-            drop(slots);
+            this.settle(tenant, number, &outcome);
             let _ = tell.send(outcome);
         });
-        told.map(|told| told.unwrap_or(Err(TokenError::Interrupted)))
+        let renewal = told
+            .map(|told| told.unwrap_or(Err(TokenError::Interrupted)))
             .boxed()
-            .shared()
+            .shared();
+        (number, renewal)
+    }
+
+    /// Keeps what a renewal brought, unless the tenant was forgotten meanwhile.
+    fn settle(&self, tenant: TenantId, number: u64, outcome: &Result<Arc<Held>, TokenError>) {
+        let now = self.clock.now();
+        if let Err(failure) = outcome {
+            tracing::warn!(tenant.id = %tenant, error = %chain(failure), "no access token");
+        }
+        let mut slots = self.slots();
+        let Some(slot) = slots
+            .get_mut(&tenant)
+            .filter(|slot| matches!(slot.renewal, Some((current, _)) if current == number))
+        else {
+            return;
+        };
+        slot.renewal = None;
+        match outcome {
+            Ok(held) => {
+                slot.held = Some(Arc::clone(held));
+                slot.failure = None;
+            }
+            Err(failure) => slot.failure = Some((failure.clone(), now)),
+        }
     }
 
     /// Half of the token's life, a tenth of it more or less. `security-and-faults.md` §6.
@@ -244,82 +361,134 @@ impl Tokens {
                 .app_token(tenant)
                 .await
                 .map_err(|e| TokenError::Microsoft(Arc::new(e))),
-            ConnectionKind::ServiceAccount => {
-                let key = self.data_key(tenant).await?;
-                match self.refresh(tenant, &key, false).await {
-                    // Another may have stored a newer one, or the one before may still work after a crash between two writes.
-                    Err(TokenError::Microsoft(e))
-                        if matches!(e.recovery(), Recovery::Reauthorize(_)) =>
-                    {
-                        self.refresh(tenant, &key, true)
-                            .await
-                            .map_err(|_| TokenError::Microsoft(e))
-                    }
-                    outcome => outcome,
-                }
-            }
+            ConnectionKind::ServiceAccount => self.renew_by_refresh_token(tenant).await,
         }
     }
 
-    async fn data_key(&self, tenant: TenantId) -> Result<DataKey, TokenError> {
-        let wrapped = self
-            .store
-            .data_key(tenant)
-            .await
-            .map_err(store_failed)?
-            .ok_or(TokenError::Missing)?;
-        self.key
-            .open_data_key(tenant, &wrapped)
-            .map_err(seal_failed)
+    /// With the stored refresh token. Refused, what was stored meanwhile is tried, or else the token before: after a crash between two
+    /// writes it may be the one that works.
+    async fn renew_by_refresh_token(&self, tenant: TenantId) -> Result<AccessToken, TokenError> {
+        let row = self.stored(tenant).await?;
+        let mut refused = match self.refresh(tenant, &row, Which::Current).await {
+            Err(TokenError::Microsoft(e)) if asks_for_a_sign_in(&e) => e,
+            outcome => return outcome,
+        };
+        let mut now_stored = self.stored(tenant).await?;
+        if now_stored.sealed != row.sealed {
+            refused = match self.refresh(tenant, &now_stored, Which::Current).await {
+                Err(TokenError::Microsoft(e)) if asks_for_a_sign_in(&e) => e,
+                outcome => return outcome,
+            };
+            now_stored = self.stored(tenant).await?;
+        }
+        if now_stored.previous.is_some() {
+            match self.refresh(tenant, &now_stored, Which::Previous).await {
+                Err(TokenError::Microsoft(e)) if asks_for_a_sign_in(&e) => {}
+                outcome => return outcome,
+            }
+        }
+        if now_stored.interrupted > 0 && refused.refuses_the_token() {
+            tracing::error!(
+                tenant.id = %tenant, custody.interrupted = now_stored.interrupted,
+                "a refresh token was lost: a renewal was interrupted, and Microsoft refuses the token from before it"
+            );
+            return Err(TokenError::LostInRenewal(refused));
+        }
+        Err(TokenError::Microsoft(refused))
     }
 
-    /// Trades the stored refresh token, or the one before it, for new tokens and stores what came.
+    async fn stored(&self, tenant: TenantId) -> Result<SealedRefreshToken, TokenError> {
+        let row = self.store.refresh_token(tenant).await;
+        row.map_err(store_failed)?.ok_or(TokenError::Missing)
+    }
+
+    /// Trades a stored refresh token for new tokens and stores what came. In this order: note the try, ask, store; the note goes with
+    /// the write of the new token. Nothing is asked when the note cannot be written.
     async fn refresh(
         &self,
         tenant: TenantId,
-        key: &DataKey,
-        the_one_before: bool,
+        row: &SealedRefreshToken,
+        which: Which,
     ) -> Result<AccessToken, TokenError> {
-        let row = self
-            .store
-            .refresh_token(tenant)
-            .await
-            .map_err(store_failed)?
-            .ok_or(TokenError::Missing)?;
-        let (sealed, generation) = if the_one_before {
-            (
+        let (sealed, generation) = match which {
+            Which::Current => (&row.sealed, row.generation),
+            Which::Previous => (
                 row.previous.as_ref().ok_or(TokenError::Missing)?,
                 row.generation - 1,
-            )
-        } else {
-            (&row.sealed, row.generation)
+            ),
         };
+        let key = self
+            .keys
+            .open_data_key(tenant, &row.data_key)
+            .map_err(seal_failed)?;
         let plain = key
             .open(refresh_token_at(tenant, generation), sealed)
             .map_err(seal_failed)?;
         let old = std::str::from_utf8(&plain).map_err(|_| seal_failed(SealError::DoesNotOpen))?;
-        let refreshed = self
-            .entra
-            .refresh(tenant, &Secret::new(old))
-            .await
-            .map_err(|e| TokenError::Microsoft(Arc::new(e)))?;
-        if let Some(new) = &refreshed.refresh_token {
-            let sealed = key.seal(
-                refresh_token_at(tenant, row.generation + 1),
-                new.expose().as_bytes(),
-            );
-            let now = self.clock.now();
-            let stored = self
-                .store
-                .replace_refresh_token(tenant, row.generation, &sealed, now)
-                .await
-                .map_err(store_failed)?;
-            if !stored {
-                // The credential was replaced meanwhile, by a new authorization: that one counts.
-                return Err(TokenError::Interrupted);
+        let intent = Intent {
+            tenant,
+            generation: row.generation,
+            id: random_bytes(),
+            at: self.clock.now(),
+        };
+        park::here("refresh::before_intent").await;
+        let interrupted = self.store.begin_refresh(intent).await;
+        // Replaced meanwhile: the next try reads what is there then.
+        let interrupted = interrupted
+            .map_err(store_failed)?
+            .ok_or(TokenError::Interrupted)?;
+        if interrupted > row.interrupted {
+            tell_interrupted(tenant, interrupted);
+        }
+        park::here("refresh::after_intent").await;
+        let answer = self.entra.refresh(tenant, &Secret::new(old)).await;
+        park::here("refresh::after_response").await;
+        let refreshed = match answer {
+            Ok(refreshed) => refreshed,
+            Err(e) => {
+                // Without an answer Microsoft may have given a new token that we do not have: the note stays.
+                if !e.leaves_doubt()
+                    && let Err(e) = self.store.end_refresh(intent).await
+                {
+                    tracing::error!(tenant.id = %tenant, error = %chain(&e), "the end of a renewal was not noted");
+                }
+                return Err(TokenError::Microsoft(Arc::new(e)));
             }
+        };
+        let stored = match &refreshed.refresh_token {
+            Some(new) => {
+                let place = refresh_token_at(tenant, row.generation + 1);
+                let sealed = key.seal(place, new.expose().as_bytes());
+                let now = self.clock.now();
+                self.store.replace_refresh_token(intent, &sealed, now).await
+            }
+            None => self.store.keep_refresh_token(intent).await,
+        };
+        park::here("refresh::after_commit").await;
+        if !stored.map_err(store_failed)? {
+            // The credential was replaced meanwhile, by a new authorization: that one counts.
+            return Err(TokenError::Interrupted);
         }
         Ok(refreshed.access)
+    }
+}
+
+/// Which of the two stored refresh tokens.
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Current,
+    Previous,
+}
+
+fn asks_for_a_sign_in(error: &MicrosoftError) -> bool {
+    matches!(error.recovery(), Recovery::Reauthorize(_))
+}
+
+fn tell_interrupted(tenant: TenantId, tries: u32) {
+    if tries.is_multiple_of(WORRYING_TRIES) {
+        tracing::error!(tenant.id = %tenant, custody.interrupted = tries, "renewals do not come to an end, again and again");
+    } else {
+        tracing::warn!(tenant.id = %tenant, custody.interrupted = tries, "the last renewal did not come to an end");
     }
 }
 
@@ -329,7 +498,7 @@ impl Slot {
             && self
                 .failure
                 .as_ref()
-                .is_none_or(|(_, at)| at.until(now) >= FAILURE_KEPT)
+                .is_none_or(|(failure, at)| at.until(now) >= failure.kept())
     }
 }
 
@@ -363,3 +532,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

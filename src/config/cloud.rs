@@ -14,6 +14,7 @@ use crate::cloud::poller::PollSettings;
 use crate::cloud::poller::budget::Limit;
 use crate::cloud::rpc::StreamSettings;
 use crate::microsoft::graph::MAX_IDS;
+use crate::model::Timestamp;
 use crate::telemetry::LogFormat;
 
 /// Variables that override the file begin with this.
@@ -23,7 +24,12 @@ pub const ENV_PREFIX: &str = "PRESENCE_CLOUD";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialFiles {
     /// A client secret.
-    Secret(PathBuf),
+    Secret {
+        /// The secret.
+        file: PathBuf,
+        /// When it ends: it does not tell so itself.
+        ends: Option<Timestamp>,
+    },
     /// A certificate and its private key, both PEM. Preferred.
     Certificate {
         /// The certificate.
@@ -72,8 +78,8 @@ pub struct CloudConfig {
     pub graph_url: Url,
     /// Application (client) id of our app registration.
     pub client_id: Uuid,
-    /// How we prove to be that application.
-    pub credential: CredentialFiles,
+    /// How we prove to be that application; each may be used, so that one can replace another while both are valid.
+    pub credentials: Vec<CredentialFiles>,
     /// Certificates to trust besides those of the operating system, PEM.
     pub extra_roots: Option<PathBuf>,
     /// The database file.
@@ -211,20 +217,62 @@ impl CloudConfig {
                 loader.problem(key, "must begin with https:// (plain http:// is only allowed towards this machine itself)");
             }
         }
-        let credential = match (secret, certificate, private_key) {
-            (Some(secret), None, None) => CredentialFiles::Secret(secret),
-            (None, Some(certificate), Some(private_key)) => CredentialFiles::Certificate {
-                certificate,
-                private_key,
-            },
-            _ => {
-                loader.problem(
-                    "microsoft",
-                    "needs either client_secret_file, or certificate_file together with private_key_file",
-                );
-                CredentialFiles::Secret(PathBuf::new())
+        let mut credentials = Vec::new();
+        let pair = "certificate_file and private_key_file go together";
+        match (certificate, private_key) {
+            (Some(certificate), Some(private_key)) => {
+                credentials.push(CredentialFiles::Certificate {
+                    certificate,
+                    private_key,
+                });
             }
-        };
+            (None, None) => {}
+            _ => loader.problem("microsoft", pair),
+        }
+        if let Some(file) = secret {
+            credentials.push(CredentialFiles::Secret { file, ends: None });
+        }
+        let further = loader.tables("microsoft", "credential");
+        for name in &further {
+            let mut s = loader.section(name);
+            let secret = s.path("client_secret_file");
+            let certificate = s.path("certificate_file");
+            let private_key = s.path("private_key_file");
+            let ends = s.date("ends");
+            match (secret, certificate, private_key) {
+                (Some(file), None, None) => {
+                    credentials.push(CredentialFiles::Secret { file, ends });
+                }
+                (None, Some(certificate), Some(private_key)) => {
+                    if ends.is_some() {
+                        s.problem(
+                            "ends",
+                            "belongs to a secret; a certificate tells its end itself",
+                        );
+                    }
+                    credentials.push(CredentialFiles::Certificate {
+                        certificate,
+                        private_key,
+                    });
+                }
+                (None, ..) => loader.problem(
+                    name,
+                    format!(
+                        "needs either client_secret_file, or a certificate with its key: {pair}"
+                    ),
+                ),
+                _ => loader.problem(
+                    name,
+                    "has a secret and a certificate; write a [[microsoft.credential]] for each",
+                ),
+            }
+        }
+        if credentials.is_empty() && further.is_empty() {
+            loader.problem(
+                "microsoft",
+                "needs client_secret_file, or certificate_file together with private_key_file",
+            );
+        }
 
         let mut s = loader.section("store");
         let database = s.required_path("database_file");
@@ -358,7 +406,7 @@ impl CloudConfig {
             login_url,
             graph_url,
             client_id,
-            credential,
+            credentials,
             extra_roots,
             database,
             key_file,
@@ -421,6 +469,12 @@ mod tests {
             .collect();
         assert_ne!(all, text);
         parse(&all).unwrap();
+        // The examples that are no defaults parse too.
+        let start = text.find("# [[microsoft.credential]]").unwrap();
+        let end = text.find("[store]").unwrap();
+        let tables = text[start..end].replace("# ", "");
+        let more = [&text[..start], &tables, &text[end..]].concat();
+        assert_eq!(parse(&more).unwrap().credentials.len(), 3);
     }
 
     #[test]
@@ -448,6 +502,66 @@ mod tests {
             "go together",
             "poll.intervall",
             "poll.share",
+        ] {
+            assert!(
+                problems.contains(expected),
+                "{expected} is missing in:\n{problems}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_credentials_of_ours_may_be_valid_at_once() {
+        let with = |more: &str| parse(&LEAST.replace("[store]", &format!("{more}\n[store]")));
+        let secret = |file: &str, ends| CredentialFiles::Secret {
+            file: file.into(),
+            ends,
+        };
+        let certificate = |name: &str| CredentialFiles::Certificate {
+            certificate: format!("{name}.pem").into(),
+            private_key: format!("{name}.key").into(),
+        };
+        let config = with(
+            r#"
+            certificate_file = "a.pem"
+            private_key_file = "a.key"
+            [[microsoft.credential]]
+            client_secret_file = "next"
+            ends = "2027-05-01"
+            [[microsoft.credential]]
+            certificate_file = "b.pem"
+            private_key_file = "b.key"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(
+            config.credentials,
+            [
+                certificate("a"),
+                secret("secret", None),
+                secret("next", Some(Timestamp::from_secs(1_809_129_600))),
+                certificate("b"),
+            ]
+        );
+        let problems = with(
+            r#"
+            certificate_file = "a.pem"
+            [[microsoft.credential]]
+            certificate_file = "b.pem"
+            [[microsoft.credential]]
+            client_secret_file = "s"
+            private_key_file = "b.key"
+            [[microsoft.credential]]
+            client_secret_file = "s"
+            ends = "soon"
+            "#,
+        )
+        .unwrap_err();
+        for expected in [
+            "microsoft: certificate_file and private_key_file go together",
+            "microsoft.credential[1]: needs either",
+            "microsoft.credential[2]: has a secret and a certificate",
+            "microsoft.credential[3].ends: \"soon\" is not a date",
         ] {
             assert!(
                 problems.contains(expected),

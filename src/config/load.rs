@@ -13,6 +13,8 @@ use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 
+use crate::model::Timestamp;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -137,6 +139,33 @@ impl Loader {
             loader: self,
             name: name.to_owned(),
         }
+    }
+
+    /// The tables of an array, written `[[section.key]]`: the name of a section for each of them.
+    pub fn tables(&mut self, section: &str, key: &str) -> Vec<String> {
+        const WHAT: &str = "must be written as tables:";
+        let mut s = self.section(section);
+        let items = match s.take(key) {
+            None => return Vec::new(),
+            Some(Value::Toml(toml::Value::Array(items))) => items,
+            Some(_) => {
+                s.problem(key, format!("{WHAT} [[{section}.{key}]]"));
+                return Vec::new();
+            }
+        };
+        let mut names = Vec::new();
+        for (n, item) in items.into_iter().enumerate() {
+            let toml::Value::Table(keys) = item else {
+                let mut s = self.section(section);
+                s.problem(key, format!("{WHAT} [[{section}.{key}]]"));
+                continue;
+            };
+            let name = format!("{section}.{key}[{}]", n + 1);
+            let keys = keys.into_iter().map(|(k, v)| (k, Value::Toml(v)));
+            self.values.insert(name.clone(), keys.collect());
+            names.push(name);
+        }
+        names
     }
 
     /// Notes something that is wrong with a key.
@@ -482,6 +511,11 @@ impl Section<'_> {
             .unwrap_or_default()
     }
 
+    /// A day, whose beginning in UTC counts.
+    pub fn date(&mut self, key: &str) -> Option<Timestamp> {
+        self.parsed(key, "a date such as \"2027-05-01\"", parse_date)
+    }
+
     /// One of a few words.
     pub fn one_of<T: Copy>(&mut self, key: &str, words: &[(&str, T)], default: T) -> T {
         let list: Vec<String> = words
@@ -497,6 +531,13 @@ impl Section<'_> {
         })
         .unwrap_or(default)
     }
+}
+
+fn parse_date(text: &str) -> Option<Timestamp> {
+    let form = time::macros::format_description!("[year]-[month]-[day]");
+    let date = time::Date::parse(text, form).ok()?;
+    let moment = date.midnight().assume_utc();
+    Some(Timestamp::from_secs(moment.unix_timestamp()))
 }
 
 fn parse_root(text: &str) -> Option<Url> {
@@ -607,6 +648,28 @@ mod tests {
             "poll.flag: must be true or false (from the variable APP__POLL__FLAG)",
             "poll.url: is missing; a URL",
             "[pol]: there is no such section; did you mean \"poll\"?",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn tables_of_an_array_are_sections_of_their_own() {
+        let text = "[a]\nx = 1\n[[a.t]]\nday = \"2027-05-01\"\n[[a.t]]\nday = \"tomorrow\"\nwhat = 1\n[b]\nt = 5\n";
+        let mut l = loader(text, &[]);
+        l.section("a").int_or("x", 0, 0..=9);
+        let names = l.tables("a", "t");
+        assert_eq!(names, ["a.t[1]", "a.t[2]"]);
+        let days: Vec<_> = names.iter().map(|n| l.section(n).date("day")).collect();
+        assert_eq!(days, [Some(Timestamp::from_secs(1_809_129_600)), None]);
+        assert!(l.tables("b", "t").is_empty());
+        assert!(l.tables("b", "none").is_empty());
+        let text = l.finish().unwrap_err().to_string();
+        for line in [
+            "3 problems",
+            "a.t[2].day: \"tomorrow\" is not a date",
+            "a.t[2].what: there is no such key",
+            "b.t: must be written as tables: [[b.t]]",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

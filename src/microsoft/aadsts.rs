@@ -29,6 +29,8 @@ pub struct Row {
     pub codes: &'static [u64],
     /// Who can do something.
     pub class: Class,
+    /// Who can, where nobody sits at the keyboard: at a refresh and at client credentials. `None`: the same.
+    pub unattended: Option<Class>,
     /// For operators: what it means.
     pub meaning: &'static str,
     /// For the customer: what happened.
@@ -56,6 +58,7 @@ const fn row(
     Row {
         codes,
         class,
+        unattended: None,
         meaning,
         text,
         remedy,
@@ -78,6 +81,11 @@ const fn credential(codes: &'static [u64], meaning: &'static str) -> Row {
 impl Row {
     const fn waiting(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
+        self
+    }
+
+    const fn unattended(mut self, class: Class) -> Self {
+        self.unattended = Some(class);
         self
     }
 }
@@ -154,7 +162,9 @@ pub const ROWS: &[Row] = &[
         "no tenant could be determined",
         "Microsoft could not tell your organisation.",
         "Use your full work address.",
-    ),
+    )
+    // We name the tenant ourselves then.
+    .unattended(Class::Ours),
     row(
         &[50132, 50133, 50173, 50085],
         Reauthorize,
@@ -485,7 +495,8 @@ pub fn by_error_word(error: &str) -> Row {
             "Access was withdrawn or never granted.",
             "Reconnect and accept, or have an administrator approve.",
         ),
-        "access_denied" => row(
+        // The second is what the older style of admin consent says.
+        "access_denied" | "permission_denied" => row(
             &[],
             Reauthorize,
             "declined",

@@ -1,7 +1,11 @@
 //! Entra: which tenant a domain is, and access tokens for it.
 //!
-//! Tokens are opaque here: never parsed, never logged. A refresh is one attempt, never repeated here: whoever calls owns
-//! the order of saving and using. `entra-oauth.md` §3, §4, §5.3.
+//! Tokens are opaque here: never parsed, never logged. A refresh token is spent once, never again here: whoever calls owns the
+//! order of saving and using. Only a credential of ours that Entra refuses, which spends nothing, gives way to the next one.
+//! `entra-oauth.md` §3, §4, §5.3.
+
+mod certificate;
+mod credential;
 
 mod authorize;
 mod id_token;
@@ -15,9 +19,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use oauth2::basic::{
     BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
@@ -26,8 +30,6 @@ use oauth2::{
     AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, ErrorResponse, RefreshToken,
     RequestTokenError, Scope, StandardRevocableToken, TokenResponse, TokenUrl,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use url::Url;
@@ -39,7 +41,9 @@ use super::headers;
 use super::transport::{HttpTransport, Limits};
 use crate::clock::Clock;
 use crate::model::{TenantId, Timestamp};
-use crate::secret::{Secret, sha256};
+use crate::secret::Secret;
+pub use credential::{Credential, CredentialFacts, CredentialKind, Ending};
+use credential::{Credentials, Signer, is_of_the_credential};
 
 /// The tenant of personal Microsoft accounts, which have no Teams presence. `entra-oauth.md` §5.
 pub const PERSONAL_ACCOUNTS: TenantId =
@@ -80,6 +84,12 @@ pub enum EntraSetupError {
     /// No RSA key in the PEM, or one that cannot sign.
     #[error("the private key of the application is not an RSA key in PEM")]
     PrivateKey,
+    /// The key does not belong to the certificate.
+    #[error("the private key does not belong to the certificate: they are of two different pairs")]
+    NotAPair,
+    /// There is no credential at all.
+    #[error("the application has no credential")]
+    NoCredential,
     /// The login root is no base of addresses.
     #[error("the login root is not the address of a web service")]
     LoginRoot,
@@ -126,14 +136,6 @@ pub struct Discovered {
     pub region: Option<String>,
 }
 
-enum Signer {
-    Secret(Secret),
-    Certificate {
-        key: EncodingKey,
-        thumbprint: String,
-    },
-}
-
 /// The client of Entra, for one application.
 #[derive(Clone)]
 pub struct Entra {
@@ -141,7 +143,7 @@ pub struct Entra {
     login_root: Url,
     graph_root: Url,
     client_id: Uuid,
-    signer: Arc<Signer>,
+    credentials: Arc<Credentials>,
     keys: Arc<SigningKeys>,
     clock: Clock,
 }
@@ -181,39 +183,65 @@ impl Entra {
         credential: AppCredential,
         clock: Clock,
     ) -> Result<Self, EntraSetupError> {
+        let only = vec![Credential::new(credential, None)?];
+        Self::with_credentials(transport, login_root, graph_root, client_id, only, clock)
+    }
+
+    /// Like [`Entra::new`], with several credentials of which each may be used.
+    pub fn with_credentials(
+        transport: Arc<dyn HttpTransport>,
+        login_root: Url,
+        graph_root: Url,
+        client_id: Uuid,
+        credentials: Vec<Credential>,
+        clock: Clock,
+    ) -> Result<Self, EntraSetupError> {
         if login_root.cannot_be_a_base() {
             return Err(EntraSetupError::LoginRoot);
         }
-        let signer = match credential {
-            AppCredential::Secret(secret) => Signer::Secret(secret),
-            AppCredential::Certificate {
-                certificate_pem,
-                private_key_pem,
-            } => {
-                let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
-                    .map_err(|_| EntraSetupError::Certificate)?;
-                Signer::Certificate {
-                    key: EncodingKey::from_rsa_pem(private_key_pem.expose().as_bytes())
-                        .map_err(|_| EntraSetupError::PrivateKey)?,
-                    thumbprint: URL_SAFE_NO_PAD.encode(sha256(&certificate)),
-                }
-            }
-        };
-        let entra = Self {
+        if credentials.is_empty() {
+            return Err(EntraSetupError::NoCredential);
+        }
+        Ok(Self {
             transport,
             login_root,
             graph_root,
             client_id,
-            signer: Arc::new(signer),
+            credentials: Arc::new(Credentials::new(credentials)),
             keys: Arc::default(),
             clock,
-        };
-        if let Signer::Certificate { key, thumbprint } = &*entra.signer {
-            entra
-                .assertion(&entra.login_root, key, thumbprint)
-                .map_err(|_| EntraSetupError::PrivateKey)?;
+        })
+    }
+
+    /// What may be known about our credentials, in the order of the configuration.
+    pub fn credentials(&self) -> Vec<CredentialFacts> {
+        self.credentials.facts()
+    }
+
+    /// Asks with the preferred credential; with the next one if Entra refuses that one, which spends nothing else.
+    async fn with_any<'a, T>(
+        &'a self,
+        operation: Operation,
+        ask: impl Fn(&'a Credential) -> BoxFuture<'a, Result<T, MicrosoftError>>,
+    ) -> Result<T, MicrosoftError> {
+        let order = self.credentials.order(self.clock.now());
+        let mut refused = None;
+        for (tried, n) in order.iter().enumerate() {
+            match ask(self.credentials.get(*n)).await {
+                Err(e) if is_of_the_credential(&e) => {
+                    let is_last = tried + 1 == order.len();
+                    self.credentials.refused(*n, &e, is_last);
+                    refused = Some(e);
+                }
+                outcome => {
+                    if outcome.is_ok() {
+                        self.credentials.worked(*n);
+                    }
+                    return outcome;
+                }
+            }
         }
-        Ok(entra)
+        Err(refused.unwrap_or_else(|| MicrosoftError::input(operation, BadInput::Credential)))
     }
 
     /// Finds a tenant by one of its domains, or by its id.
@@ -247,9 +275,20 @@ impl Entra {
 
     /// An application token by client credentials, for the permissions an administrator has granted.
     pub async fn app_token(&self, tenant: TenantId) -> Result<AccessToken, MicrosoftError> {
+        self.with_any(Operation::AppToken, |credential| {
+            self.app_token_by(credential, tenant).boxed()
+        })
+        .await
+    }
+
+    async fn app_token_by(
+        &self,
+        credential: &Credential,
+        tenant: TenantId,
+    ) -> Result<AccessToken, MicrosoftError> {
         const OPERATION: Operation = Operation::AppToken;
         let sent_at = self.clock.now();
-        let (client, proof) = self.client(OPERATION, &tenant.to_string())?;
+        let (client, proof) = self.client(credential, OPERATION, &tenant.to_string())?;
         let exchange = Exchange::new(self, OPERATION);
         let mut request = client
             .exchange_client_credentials()
@@ -261,7 +300,7 @@ impl Entra {
         Ok(tokens.access(sent_at))
     }
 
-    /// An access token by refresh token: exactly one attempt.
+    /// An access token by refresh token, which is spent at most once.
     ///
     /// A refresh token in the answer takes the place of the one used; without one, the one used stays good.
     pub async fn refresh(
@@ -269,11 +308,24 @@ impl Entra {
         tenant: TenantId,
         refresh_token: &Secret,
     ) -> Result<Refreshed, MicrosoftError> {
+        let refresh_token = &RefreshToken::new(refresh_token.expose().to_owned());
+        self.with_any(Operation::Refresh, |credential| {
+            self.refresh_by(credential, tenant, refresh_token.clone())
+                .boxed()
+        })
+        .await
+    }
+
+    async fn refresh_by(
+        &self,
+        credential: &Credential,
+        tenant: TenantId,
+        refresh_token: RefreshToken,
+    ) -> Result<Refreshed, MicrosoftError> {
         const OPERATION: Operation = Operation::Refresh;
         let sent_at = self.clock.now();
-        let (client, proof) = self.client(OPERATION, &tenant.to_string())?;
+        let (client, proof) = self.client(credential, OPERATION, &tenant.to_string())?;
         let exchange = Exchange::new(self, OPERATION);
-        let refresh_token = RefreshToken::new(refresh_token.expose().to_owned());
         let mut request = client
             .exchange_refresh_token(&refresh_token)
             .add_scopes(DELEGATED.map(|name| Scope::new(self.scope(name))))
@@ -294,6 +346,7 @@ impl Entra {
     /// The OAuth client of an authority, and the parameters that prove who we are where it does not do so itself.
     fn client(
         &self,
+        credential: &Credential,
         operation: Operation,
         authority: &str,
     ) -> Result<(Client, Proof), MicrosoftError> {
@@ -301,7 +354,7 @@ impl Entra {
         let mut proof = Vec::new();
         let mut client = oauth2::Client::new(ClientId::new(self.client_id.to_string()))
             .set_auth_type(AuthType::RequestBody);
-        match &*self.signer {
+        match &credential.signer {
             Signer::Secret(secret) => {
                 client = client.set_client_secret(ClientSecret::new(secret.expose().to_owned()));
             }

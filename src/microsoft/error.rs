@@ -206,8 +206,14 @@ impl OAuthError {
                 after: self.retry_after.or(row.wait),
             };
         }
-        let cause = cause(row.text, row.remedy, self.code());
-        match row.class {
+        let class = row.unattended.unwrap_or(row.class);
+        let cause = match class {
+            Class::Ours | Class::OurCredential => {
+                cause(aadsts::OURS_TEXT, aadsts::OURS_REMEDY, self.code())
+            }
+            _ => cause(row.text, row.remedy, self.code()),
+        };
+        match class {
             Class::Transient => Recovery::Retry {
                 after: self.retry_after.or(row.wait),
             },
@@ -386,6 +392,37 @@ impl MicrosoftError {
         }
     }
 
+    /// Whether Microsoft may have done what was asked although we do not know: the answer was lost, or was none.
+    pub fn leaves_doubt(&self) -> bool {
+        match self {
+            Self::Transport { source, .. } => !matches!(
+                source,
+                TransportError::Connect(_) | TransportError::Forbidden(_) | TransportError::Invalid
+            ),
+            // What stands before Entra gave up waiting for it.
+            Self::Status(e) => matches!(e.status, 502 | 504),
+            Self::Body { .. } => true,
+            Self::OAuth(_) | Self::Input { .. } => false,
+        }
+    }
+
+    /// Whether Entra refuses the refresh token as such, and not the account, the consent or a policy: what a token used up by an
+    /// exchange that we never heard the end of would bring.
+    pub fn refuses_the_token(&self) -> bool {
+        const OF_THE_TOKEN: [u64; 5] = [50173, 54005, 70000, 70008, 9_002_313];
+        match self {
+            Self::OAuth(e) => {
+                let known = e.codes.iter().find(|code| aadsts::lookup(**code).is_some());
+                e.error == "invalid_grant"
+                    && match known {
+                        Some(code) => OF_THE_TOKEN.contains(code),
+                        None => matches!(e.suberror.as_str(), "" | "bad_token" | "token_expired"),
+                    }
+            }
+            _ => false,
+        }
+    }
+
     /// What to do about it.
     pub fn recovery(&self) -> Recovery {
         match self {
@@ -442,6 +479,45 @@ mod tests {
             correlation_id: None,
             retry_after: None,
         }
+    }
+
+    #[test]
+    fn only_a_lost_answer_leaves_doubt() {
+        let transport = |source| MicrosoftError::Transport {
+            operation: Operation::Refresh,
+            source,
+        };
+        for (error, doubt) in [
+            (transport(TransportError::Connect("x".into())), false),
+            (transport(TransportError::Timeout(Waiting::Head)), true),
+            (transport(TransportError::Interrupted("x".into())), true),
+            (status(Operation::Refresh, 503), false),
+            (status(Operation::Refresh, 504), true),
+            (
+                MicrosoftError::body(Operation::Refresh, BadAnswer::NotJson),
+                true,
+            ),
+        ] {
+            assert_eq!(error.leaves_doubt(), doubt, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_token_is_told_from_one_of_the_account() {
+        let refused = |error: &str, codes: &[u64], suberror: &str| {
+            let mut refused = oauth(Operation::Refresh, 400, error, codes);
+            refused.suberror = suberror.into();
+            MicrosoftError::OAuth(Box::new(refused)).refuses_the_token()
+        };
+        assert!(refused("invalid_grant", &[50173], ""));
+        assert!(refused("invalid_grant", &[70000], ""));
+        assert!(refused("invalid_grant", &[], "bad_token"));
+        assert!(refused("invalid_grant", &[1], ""));
+        assert!(!refused("invalid_grant", &[50057], ""), "disabled");
+        assert!(!refused("invalid_grant", &[65001], ""), "consent");
+        assert!(!refused("invalid_grant", &[700_082], ""), "never used");
+        assert!(!refused("invalid_client", &[7_000_215], ""));
+        assert!(!status(Operation::Refresh, 400).refuses_the_token());
     }
 
     #[test]

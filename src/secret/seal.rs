@@ -4,6 +4,7 @@
 //! is bound as associated data: moved to another tenant, column or generation it does not open. `kek_id` is zero in values, so
 //! that a new key-encryption key re-wraps the data keys only.
 
+use std::fmt;
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -11,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{ReadSecretError, random_bytes, read_secret_file, sha256};
+use super::{ReadSecretError, random_bytes, sha256};
 use crate::model::TenantId;
 
 const VERSION: u8 = 1;
@@ -35,7 +36,39 @@ pub enum SealError {
     /// The key file could not be written.
     #[error("the key-encryption key cannot be written to {0}")]
     KeyWrite(String, #[source] std::io::Error),
+    /// Another is changing the key file.
+    #[error("another command is changing {0} just now; try again when it is done")]
+    KeyBusy(String),
+    /// Wrapped by a key that is not in the key file.
+    #[error("a data key was wrapped by the key {0}, which is not in the key file")]
+    UnknownKey(KekId),
 }
+
+/// The id of a key-encryption key, derived from the key. Prints in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KekId(pub [u8; 4]);
+
+/// The id of a data key. Prints in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DekId(pub [u8; 4]);
+
+macro_rules! prints_in_hexadecimal {
+    ($($name:ty),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:08x}", u32::from_be_bytes(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+    )*};
+}
+
+prints_in_hexadecimal!(KekId, DekId);
 
 /// Where a sealed value stands. Part of what is authenticated.
 #[derive(Debug, Clone, Copy)]
@@ -119,14 +152,37 @@ fn open(
     Ok(body)
 }
 
+/// Reads 32 bytes in base64.
+pub(super) fn parse_key(text: &str) -> Result<Zeroizing<[u8; 32]>, SealError> {
+    let bytes = STANDARD
+        .decode(text)
+        .map(Zeroizing::new)
+        .map_err(|_| SealError::KeyForm)?;
+    let bytes: &[u8; 32] = bytes
+        .as_slice()
+        .try_into()
+        .map_err(|_| SealError::KeyForm)?;
+    Ok(Zeroizing::new(*bytes))
+}
+
+/// Which key-encryption key has wrapped a data key, by its header; `None` when it is no wrapped key.
+pub fn wrapped_by(wrapped: &[u8]) -> Option<KekId> {
+    Some(KekId(wrapped.get(2..6)?.try_into().ok()?))
+}
+
+/// Which data key this is in its wrapped form; `None` when it is no wrapped key.
+pub fn data_key_id(wrapped: &[u8]) -> Option<DekId> {
+    Some(DekId(wrapped.get(6..10)?.try_into().ok()?))
+}
+
 /// The key that wraps data keys. Lives in an owner-only file, never in the database or the environment.
 pub struct KeyEncryptionKey {
-    id: [u8; 4],
+    id: KekId,
     key: RandomizedNonceKey,
 }
 
-impl std::fmt::Debug for KeyEncryptionKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for KeyEncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyEncryptionKey([secret])")
     }
 }
@@ -138,23 +194,9 @@ impl KeyEncryptionKey {
         let mut id = [0; 4];
         id.copy_from_slice(&digest[..4]);
         Self {
-            id,
+            id: KekId(id),
             key: key(bytes),
         }
-    }
-
-    /// Reads 32 bytes in base64 from an owner-only file.
-    pub fn read(path: &Path) -> Result<Self, SealError> {
-        let text = read_secret_file(path).map_err(SealError::KeyFile)?;
-        let bytes = STANDARD
-            .decode(text.expose().trim())
-            .map(Zeroizing::new)
-            .map_err(|_| SealError::KeyForm)?;
-        let bytes: &[u8; 32] = bytes
-            .as_slice()
-            .try_into()
-            .map_err(|_| SealError::KeyForm)?;
-        Ok(Self::from_bytes(bytes))
     }
 
     /// Makes a new key in a new owner-only file; an existing file is left alone and is an error.
@@ -177,34 +219,30 @@ impl KeyEncryptionKey {
     }
 
     /// The key's id, as stored beside what it wraps.
-    pub fn id(&self) -> [u8; 4] {
+    pub fn id(&self) -> KekId {
         self.id
     }
 
     /// Makes a data key for a tenant: the key, and its wrapped form to store.
     pub fn new_data_key(&self, tenant: TenantId) -> (DataKey, Vec<u8>) {
-        let bytes = Zeroizing::new(random_bytes::<32>());
-        let id = random_bytes::<4>();
-        let aad = self.wrap_data(tenant, id);
-        let wrapped = seal(&self.key, head(self.id, id), &aad, bytes.as_slice());
-        (
-            DataKey {
-                id,
-                key: key(&bytes),
-            },
-            wrapped,
-        )
+        let data_key = DataKey::new(random_bytes::<4>(), Zeroizing::new(random_bytes::<32>()));
+        let wrapped = self.wrap_data_key(tenant, &data_key);
+        (data_key, wrapped)
+    }
+
+    /// Wraps a tenant's data key, to store it.
+    pub fn wrap_data_key(&self, tenant: TenantId, data_key: &DataKey) -> Vec<u8> {
+        let aad = self.wrap_data(tenant, data_key.id);
+        let head = head(self.id.0, data_key.id);
+        seal(&self.key, head, &aad, data_key.bytes.as_slice())
     }
 
     /// Opens a tenant's stored data key.
     pub fn open_data_key(&self, tenant: TenantId, wrapped: &[u8]) -> Result<DataKey, SealError> {
-        let id: [u8; 4] = wrapped
-            .get(6..10)
-            .and_then(|b| b.try_into().ok())
-            .ok_or(SealError::DoesNotOpen)?;
+        let DekId(id) = data_key_id(wrapped).ok_or(SealError::DoesNotOpen)?;
         let bytes = open(
             &self.key,
-            &head(self.id, id),
+            &head(self.id.0, id),
             &self.wrap_data(tenant, id),
             wrapped,
         )?;
@@ -212,14 +250,11 @@ impl KeyEncryptionKey {
             .as_slice()
             .try_into()
             .map_err(|_| SealError::DoesNotOpen)?;
-        Ok(DataKey {
-            id,
-            key: key(bytes),
-        })
+        Ok(DataKey::new(id, Zeroizing::new(*bytes)))
     }
 
     fn wrap_data(&self, tenant: TenantId, dek_id: [u8; 4]) -> Vec<u8> {
-        length_prefixed(&[b"dek/v1", tenant.0.as_bytes(), &dek_id, &self.id])
+        length_prefixed(&[b"dek/v1", tenant.0.as_bytes(), &dek_id, &self.id.0])
     }
 }
 
@@ -227,9 +262,25 @@ impl KeyEncryptionKey {
 pub struct DataKey {
     id: [u8; 4],
     key: RandomizedNonceKey,
+    /// Kept to wrap it anew.
+    bytes: Zeroizing<[u8; 32]>,
+}
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataKey([secret])")
+    }
 }
 
 impl DataKey {
+    fn new(id: [u8; 4], bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self {
+            id,
+            key: key(&bytes),
+            bytes,
+        }
+    }
+
     /// Seals a value for one place.
     pub fn seal(&self, at: SealedAt<'_>, plain: &[u8]) -> Vec<u8> {
         seal(
@@ -326,7 +377,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kek");
         let made = KeyEncryptionKey::create(&path).unwrap();
-        assert_eq!(KeyEncryptionKey::read(&path).unwrap().id(), made.id());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let read = parse_key(text.trim()).unwrap();
+        assert_eq!(KeyEncryptionKey::from_bytes(&read).id(), made.id());
         assert!(matches!(
             KeyEncryptionKey::create(&path),
             Err(SealError::KeyWrite(..))

@@ -1,5 +1,7 @@
 //! The control API under `/sim`, for people and tests. JSON in, JSON out; errors say what is valid.
 
+use std::time::Duration;
+
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,7 +15,8 @@ use uuid::Uuid;
 
 use super::counts::Endpoint;
 use super::faults::{Fault, FaultParams, InvalidFault, Scope};
-use super::tenant::{Tenant, TenantSpec};
+use super::options::PersonalAccounts;
+use super::tenant::{NationalCloud, NationalDiscovery, Tenant, TenantSpec};
 use super::world::Microsoft;
 use crate::model::TenantId;
 
@@ -43,6 +46,8 @@ pub fn router() -> Router<Microsoft> {
         .route("/sim/refresh-token", post(refresh_token))
         .route("/sim/tenants", post(add_tenant))
         .route("/sim/consent", post(consent))
+        .route("/sim/organisation", post(organisation))
+        .route("/sim/switches", post(switches))
         .route("/sim/expire-tokens", post(expire_tokens))
         .route("/sim/rotate-keys", post(rotate_keys))
         .route("/sim/{*rest}", axum::routing::any(nothing_here))
@@ -59,11 +64,13 @@ async fn nothing_here() -> Refused {
             "DELETE /sim/faults",
             "DELETE /sim/faults/NAME",
             "POST /sim/presence",
-            "POST /sim/people/{add,rename,delete,guest,disable,enable,revoke}",
+            format!("POST /sim/people/{{add,guest,{}}}", ACTIONS.join(",")),
             "GET /sim/requests",
             "POST /sim/refresh-token",
             "POST /sim/tenants",
             "POST /sim/consent",
+            "POST /sim/organisation",
+            "POST /sim/switches",
             "POST /sim/expire-tokens",
             "POST /sim/rotate-keys",
         ]),
@@ -259,6 +266,21 @@ async fn presence(State(microsoft): State<Microsoft>, body: Bytes) -> Answer {
     }
 }
 
+/// What can happen to somebody who is there.
+const ACTIONS: [&str; 11] = [
+    "rename",
+    "delete",
+    "disable",
+    "enable",
+    "revoke",
+    "reset-password",
+    "change-password",
+    "demand-mfa",
+    "waive-mfa",
+    "administrator",
+    "ordinary",
+];
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OnePerson {
@@ -299,11 +321,18 @@ async fn people(
         "disable" => tenant.disable_person(upn),
         "enable" => tenant.enable_person(upn),
         "revoke" => tenant.revoke_sessions(upn),
+        "reset-password" => tenant.reset_password(upn),
+        "change-password" => tenant.change_password(upn),
+        "demand-mfa" => tenant.demand_mfa(upn, true),
+        "waive-mfa" => tenant.demand_mfa(upn, false),
+        "administrator" => tenant.set_administrator(upn, true),
+        "ordinary" => tenant.set_administrator(upn, false),
         _ => {
-            let valid = json!([
-                "add", "guest", "rename", "delete", "disable", "enable", "revoke"
-            ]);
-            return Err(bad(format!("there is no action \"{action}\""), valid));
+            let valid = ["add", "guest"].iter().chain(&ACTIONS).collect::<Vec<_>>();
+            return Err(bad(
+                format!("there is no action \"{action}\""),
+                json!(valid),
+            ));
         }
     };
     if done {
@@ -428,6 +457,154 @@ async fn consent(State(microsoft): State<Microsoft>, body: Bytes) -> Answer {
 #[serde(deny_unknown_fields)]
 struct OneTenant {
     tenant: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetOrganisation {
+    tenant: String,
+    client_id: Option<Uuid>,
+    user_consent: Option<bool>,
+    blocked: Option<bool>,
+    sign_in_every_secs: Option<u64>,
+    application: Option<String>,
+    assignment_required: Option<bool>,
+    assign: Option<String>,
+    deleted: Option<bool>,
+    cloud: Option<String>,
+    discovery: Option<String>,
+}
+
+async fn organisation(State(microsoft): State<Microsoft>, body: Bytes) -> Answer {
+    let example = json!({
+        "tenant": "contoso.example", "client_id": Uuid::nil(), "user_consent": true, "blocked": false, "sign_in_every_secs": 0,
+        "application": "enabled, disabled or removed", "assignment_required": false, "assign": "ada.smith@contoso.example",
+        "deleted": false, "cloud": "global, us-government or china", "discovery": "refused or document",
+    });
+    let wanted: SetOrganisation = read(&body, example.clone())?;
+    let tenant = tenant(&microsoft, &wanted.tenant)?;
+    let client = || {
+        wanted
+            .client_id
+            .ok_or_else(|| bad("it needs the application: client_id", example.clone()))
+    };
+    // Everything is looked at before anything is changed.
+    let application = wanted
+        .application
+        .as_deref()
+        .map(|word| match word {
+            "enabled" | "disabled" | "removed" => Ok((word, client()?)),
+            _ => Err(bad(
+                format!("an application is not \"{word}\""),
+                json!(["enabled", "disabled", "removed"]),
+            )),
+        })
+        .transpose()?;
+    let required = wanted
+        .assignment_required
+        .map(|required| Ok((required, client()?)))
+        .transpose()?;
+    let assigned = wanted
+        .assign
+        .as_deref()
+        .map(|upn| Ok((upn, client()?)))
+        .transpose()?;
+    let cloud = wanted
+        .cloud
+        .as_deref()
+        .map(|name| cloud(name, wanted.discovery.as_deref()))
+        .transpose()?;
+    if let Some(allowed) = wanted.user_consent {
+        tenant.allow_user_consent(allowed);
+    }
+    if let Some(blocked) = wanted.blocked {
+        tenant.block_by_policy(blocked);
+    }
+    if let Some(secs) = wanted.sign_in_every_secs {
+        tenant.set_sign_in_frequency((secs > 0).then(|| Duration::from_secs(secs)));
+    }
+    match application {
+        Some(("removed", client)) => tenant.remove_application(client),
+        Some((word, client)) => tenant.enable_application(client, word == "enabled"),
+        None => {}
+    }
+    if let Some((required, client)) = required {
+        tenant.require_assignment(client, required);
+    }
+    if let Some((upn, client)) = assigned
+        && !tenant.assign(client, upn)
+    {
+        return Err(bad(
+            "nobody is called that, or the application requires no assignment",
+            example,
+        ));
+    }
+    if let Some(deleted) = wanted.deleted {
+        tenant.set_deleted(deleted);
+    }
+    if let Some(cloud) = cloud {
+        tenant.set_cloud(cloud);
+    }
+    Ok(Json(json!({ "changed": tenant.domain() })))
+}
+
+fn cloud(
+    name: &str,
+    discovery: Option<&str>,
+) -> Result<Option<(NationalCloud, NationalDiscovery)>, Refused> {
+    if name == "global" {
+        return Ok(None);
+    }
+    let names = NationalCloud::ALL.map(|(name, _)| name);
+    let (_, cloud) = NationalCloud::ALL
+        .into_iter()
+        .find(|(n, _)| *n == name)
+        .ok_or_else(|| {
+            bad(
+                format!("there is no cloud \"{name}\""),
+                json!([&["global"][..], &names].concat()),
+            )
+        })?;
+    let discovery = match discovery {
+        None | Some("refused") => NationalDiscovery::Refused,
+        Some("document") => NationalDiscovery::Document,
+        Some(other) => {
+            return Err(bad(
+                format!("discovery does not answer with \"{other}\""),
+                json!(["refused", "document"]),
+            ));
+        }
+    };
+    Ok(Some((cloud, discovery)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetSwitches {
+    personal_accounts: Option<bool>,
+    refusals_come_back: Option<bool>,
+    wids: Option<bool>,
+    consent_propagation_secs: Option<u64>,
+}
+
+async fn switches(State(microsoft): State<Microsoft>, body: Bytes) -> Answer {
+    let example = json!({ "personal_accounts": true, "refusals_come_back": false, "wids": false, "consent_propagation_secs": 0 });
+    let wanted: SetSwitches = read(&body, example)?;
+    microsoft.set_switches(|s| {
+        if let Some(allowed) = wanted.personal_accounts {
+            s.personal_accounts = if allowed {
+                PersonalAccounts::IdToken
+            } else {
+                PersonalAccounts::Refused
+            };
+        }
+        s.refusals_come_back = wanted.refusals_come_back.unwrap_or(s.refusals_come_back);
+        s.wids = wanted.wids.unwrap_or(s.wids);
+        if let Some(secs) = wanted.consent_propagation_secs {
+            s.consent_propagation = Duration::from_secs(secs);
+        }
+    });
+    Ok(Json(json!({ "changed": true })))
 }
 
 async fn expire_tokens(State(microsoft): State<Microsoft>, body: Bytes) -> Answer {

@@ -22,13 +22,23 @@ pub struct Person {
 
 /// What the directory keeps about a person.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about somebody"
+)]
 pub struct Entry {
     pub id: Uuid,
     pub upn: String,
     pub given: String,
     pub family: String,
     pub guest: bool,
+    /// Of a guest: the address in the home organisation.
+    pub mail: Option<String>,
     pub enabled: bool,
+    /// May consent for everybody.
+    pub administrator: bool,
+    /// Whether a sign-in has to pass a second factor.
+    pub mfa: bool,
     /// Refresh tokens issued before are revoked.
     pub sessions_from: Timestamp,
     /// How many more listings miss this person.
@@ -112,6 +122,10 @@ impl Directory {
             let upn = format!("{given}.{family}@{domain}").to_lowercase();
             directory.insert(upn, given, family, false, 0);
         }
+        // Somebody has to be administrator; the last, so that the first ones are ordinary people.
+        if let Some(Some(last)) = directory.entries.last_mut() {
+            last.administrator = true;
+        }
         directory
     }
 
@@ -135,7 +149,10 @@ impl Directory {
             given,
             family,
             guest,
+            mail: None,
             enabled: true,
+            administrator: false,
+            mfa: false,
             sessions_from: Timestamp::default(),
             hidden,
             seed: rng.u64(..),
@@ -166,7 +183,10 @@ impl Directory {
             return entry.person();
         }
         let given = capitalised(mail.split('@').next().unwrap_or(mail));
-        let id = self.insert(upn, given, String::new(), true, 0);
+        let id = self.insert(upn.clone(), given, String::new(), true, 0);
+        if let Some(entry) = self.by_upn_mut(&upn) {
+            entry.mail = Some(mail.to_owned());
+        }
         self.person(id)
     }
 

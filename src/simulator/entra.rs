@@ -20,10 +20,10 @@ use uuid::Uuid;
 
 use aadsts::{Ids, Refusal};
 
-use super::answer::Answer;
+use super::answer::{Answer, Payload};
 use super::counts::Endpoint;
 use super::faults::Fault;
-use super::tenant::Cell;
+use super::tenant::{Cell, NationalCloud, NationalDiscovery};
 use super::world::Microsoft;
 use crate::model::TenantId;
 
@@ -106,12 +106,18 @@ pub async fn entry(
         let page = pages::message("Not found", "There is nothing at this address.");
         return Answer::html(404, page).send(&[]).await;
     }
+    let named = microsoft.inner.cell_named(name);
     let authority = match name {
         "organizations" | "common" => Some(Authority::Any),
-        _ => microsoft.inner.cell_named(name).map(Authority::One),
+        _ => named
+            .clone()
+            .filter(|cell| !cell.rules().deleted)
+            .map(Authority::One),
     };
     let Some(authority) = authority else {
-        microsoft.inner.count(endpoint, None, 400);
+        microsoft
+            .inner
+            .count(endpoint, named.map(|cell| cell.id), 400);
         let refusal = Refusal::because(
             90_002,
             format!(
@@ -121,7 +127,13 @@ pub async fn entry(
             ),
         );
         let ids = Ids::new(None, microsoft.inner.clock.now());
-        return Answer::json(400, refusal.body(&ids, &base)).send(&[]).await;
+        let answer = if endpoint == Endpoint::Authorize {
+            let text = refusal.description(&ids).replace("\r\n", " ");
+            Answer::html(400, pages::message(pages::TROUBLE, &text))
+        } else {
+            Answer::json(400, refusal.body(&ids, &base))
+        };
+        return answer.send(&[]).await;
     };
     let form = match parts.method {
         Method::POST => body.as_ref(),
@@ -139,7 +151,7 @@ pub async fn entry(
         Endpoint::Authorize => Some("authorize"),
         _ => call.field("grant_type"),
     };
-    let tenant = call.authority.tenant();
+    let tenant = microsoft.tenant_of(&call);
     let faults = microsoft
         .inner
         .state()
@@ -151,6 +163,18 @@ pub async fn entry(
 }
 
 impl Microsoft {
+    /// Whose request it is: what the path says, or else what was given out before.
+    fn tenant_of(&self, call: &Call) -> Option<TenantId> {
+        call.authority.tenant().or_else(|| {
+            let state = self.inner.state();
+            let code = call.field("code").and_then(|c| state.codes.get(c));
+            let token = call
+                .field("refresh_token")
+                .and_then(|t| state.refresh.get(t));
+            code.map(|c| c.tenant).or(token.map(|t| t.tenant))
+        })
+    }
+
     fn entra(&self, endpoint: Endpoint, what: &str, call: &Call, faults: &[Fault]) -> Answer {
         if let Some(answer) = faults.iter().find_map(Answer::instead) {
             return answer;
@@ -159,7 +183,7 @@ impl Microsoft {
             return answer;
         }
         match endpoint {
-            Endpoint::Discovery => discovery(call),
+            Endpoint::Discovery => self.discovery(call),
             Endpoint::Keys => Answer::json(200, self.inner.keys.jwks(&issuer(call)))
                 .with("cache-control", "max-age=86400, private"),
             Endpoint::Token => self.token(call, faults),
@@ -193,6 +217,49 @@ fn issuer(call: &Call) -> String {
     match call.authority.tenant() {
         Some(tenant) => format!("{}/{tenant}/v2.0", call.base),
         None => format!("{}/{{tenantid}}/v2.0", call.base),
+    }
+}
+
+impl Microsoft {
+    /// The discovery document; of a tenant of another cloud a refusal, or the names of that cloud. `entra-oauth.md` §5.3.
+    fn discovery(&self, call: &Call) -> Answer {
+        let Authority::One(home) = &call.authority else {
+            return discovery(call);
+        };
+        let rules = home.rules();
+        let Some((cloud, told)) = rules.cloud else {
+            return discovery(call);
+        };
+        if told == NationalDiscovery::Refused {
+            let mut body = token::other_cloud(home, &rules).body(&call.ids(self), &call.base);
+            body["error"] = "invalid_tenant".into();
+            return Answer::json(400, body);
+        }
+        let (login, graph, region) = match cloud {
+            NationalCloud::UsGovernment => {
+                ("login.microsoftonline.us", "graph.microsoft.us", "USGov")
+            }
+            NationalCloud::China => (
+                "login.partner.microsoftonline.cn",
+                "microsoftgraph.chinacloudapi.cn",
+                "CN",
+            ),
+        };
+        let mut answer = discovery(call);
+        if let Payload::Json(body) = &mut answer.body {
+            let (from, to) = (format!("{}/", call.base), format!("https://{login}/"));
+            for (name, value) in body.as_object_mut().into_iter().flatten() {
+                if let Some(text) = value.as_str()
+                    && name != "issuer"
+                {
+                    *value = text.replace(&from, &to).into();
+                }
+            }
+            body["cloud_instance_name"] = login.trim_start_matches("login.").into();
+            body["msgraph_host"] = graph.into();
+            body["tenant_region_scope"] = region.into();
+        }
+        answer
     }
 }
 

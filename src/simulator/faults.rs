@@ -127,11 +127,19 @@ pub enum IdTokenFlaw {
     Signature,
     /// Of the tenant of personal accounts.
     Personal,
+    /// `typ` of an access token.
+    Typ,
+    /// No `nonce`.
+    NoNonce,
+    /// `alg` is HS256, the published key being the secret.
+    Hs256,
+    /// Issued in an hour from now.
+    Future,
 }
 
 impl IdTokenFlaw {
     /// All flaws with their names.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("tid", Self::Tid),
         ("iss", Self::Iss),
         ("aud", Self::Aud),
@@ -141,6 +149,10 @@ impl IdTokenFlaw {
         ("kid", Self::Kid),
         ("signature", Self::Signature),
         ("personal", Self::Personal),
+        ("typ", Self::Typ),
+        ("no-nonce", Self::NoNonce),
+        ("hs256", Self::Hs256),
+        ("future", Self::Future),
     ];
 }
 
@@ -329,7 +341,7 @@ impl Fault {
         info(
             "bad-id-token",
             "flaw",
-            "The id token is wrong: tid, iss, aud, nonce, exp, alg, kid, signature or personal.",
+            "The id token is wrong: tid, iss, aud, nonce, exp, alg, kid, signature, personal, typ, no-nonce, hs256 or future.",
         ),
         info(
             "forged-tenant",

@@ -126,6 +126,15 @@ pub enum Casing {
     Camel,
 }
 
+/// What happens to somebody who signs in with a personal account at `organizations`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PersonalAccounts {
+    /// Microsoft's own page refuses.
+    Refused,
+    /// An id token of the tenant of personal accounts.
+    IdToken,
+}
+
 /// Everything the references mark UNVERIFIED, and behaviour that a tenant or Microsoft can choose.
 ///
 /// `docs/simulator-fidelity.md` lists each with its source.
@@ -201,6 +210,13 @@ pub struct Switches {
     pub session_state: bool,
     /// Time until a consent is known to the token endpoint. Default: none.
     pub consent_propagation: Duration,
+    /// A personal account at `organizations`. Default: refused on Microsoft's page.
+    pub personal_accounts: PersonalAccounts,
+    /// What stands against an account or the application in the tenant is sent back to the application instead of being shown on
+    /// Microsoft's page. Default: no.
+    pub refusals_come_back: bool,
+    /// Id tokens name the directory roles of the person (`wids`, an optional claim). Default: no.
+    pub wids: bool,
     /// So many token requests of one kind for one tenant within five minutes bring AADSTS50196. Default: never.
     pub loop_detection: Option<u32>,
 }
@@ -241,6 +257,9 @@ impl Default for Switches {
             scope_prefix: true,
             session_state: true,
             consent_propagation: Duration::ZERO,
+            personal_accounts: PersonalAccounts::Refused,
+            refusals_come_back: false,
+            wids: false,
             loop_detection: None,
         }
     }

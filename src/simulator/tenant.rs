@@ -1,14 +1,14 @@
 //! One tenant: its people, who consented to what, and the handle by which tests and the control API change it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::directory::{Directory, Person, Tell};
-use super::world::{Microsoft, RefreshToken};
+use super::directory::{Directory, Entry, Person, Tell};
+use super::world::{Microsoft, RefreshToken, SignedIn};
 use crate::model::{TenantId, Timestamp};
 use crate::secret::random_token;
 
@@ -37,10 +37,52 @@ pub struct Cell {
     pub id: TenantId,
     pub domain: String,
     pub name: String,
-    /// Whether ordinary people may consent to applications.
-    pub user_consent: AtomicBool,
+    rules: Mutex<Rules>,
     directory: Mutex<Directory>,
     consents: Mutex<HashMap<Uuid, Consent>>,
+}
+
+/// A cloud of Microsoft that is not the global one. `entra-oauth.md` §1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NationalCloud {
+    /// US Government.
+    UsGovernment,
+    /// China, operated by 21Vianet.
+    China,
+}
+
+impl NationalCloud {
+    /// All, with their names in the control API.
+    pub const ALL: [(&'static str, Self); 2] = [
+        ("us-government", Self::UsGovernment),
+        ("china", Self::China),
+    ];
+}
+
+/// What the global cloud says about a tenant of another one; nobody has verified which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NationalDiscovery {
+    /// `invalid_tenant`, AADSTS90038 or AADSTS900382.
+    Refused,
+    /// A document that names the hosts of the other cloud.
+    Document,
+}
+
+/// What the administrators of a tenant decided, beyond consent.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Ordinary people may not consent to applications.
+    pub no_user_consent: bool,
+    /// Conditional Access blocks every sign-in and refresh of people.
+    pub blocked: bool,
+    /// A sign-in ends after this time.
+    pub sign_in_every: Option<Duration>,
+    /// Applications that are switched off.
+    pub disabled_apps: HashSet<Uuid>,
+    /// Applications for assigned people only, and who is assigned.
+    pub assigned: HashMap<Uuid, HashSet<Uuid>>,
+    pub deleted: bool,
+    pub cloud: Option<(NationalCloud, NationalDiscovery)>,
 }
 
 /// What an application was allowed in a tenant.
@@ -72,7 +114,7 @@ impl Cell {
             id,
             domain,
             name,
-            user_consent: AtomicBool::new(true),
+            rules: Mutex::default(),
             directory: Mutex::new(directory),
             consents: Mutex::default(),
         }
@@ -84,18 +126,27 @@ impl Cell {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn consent(&self, client: Uuid) -> Option<Consent> {
         self.consents().get(&client).cloned()
     }
 
-    /// Adds to what an application may do; the consent counts from the first time.
+    /// Adds to what an application may do. The consent counts from the first time; for the application itself, from when it was
+    /// first given a permission of its own.
     pub fn extend_consent(&self, client: Uuid, now: Timestamp, change: impl FnOnce(&mut Consent)) {
         let mut consents = self.consents();
         let consent = consents.entry(client).or_insert_with(|| Consent {
             since: now,
             ..Consent::default()
         });
+        let had = !consent.application.is_empty();
         change(consent);
+        if !had && !consent.application.is_empty() {
+            consent.since = now;
+        }
     }
 
     fn consents(&self) -> MutexGuard<'_, HashMap<Uuid, Consent>> {
@@ -202,6 +253,95 @@ impl Tenant {
         self.cell.directory().add_guest(mail)
     }
 
+    fn change(&self, upn: &str, change: impl FnOnce(&mut Entry)) -> bool {
+        self.cell.directory().by_upn_mut(upn).map(change).is_some()
+    }
+
+    /// Who may consent for everybody. The last of the people a tenant is founded with is one.
+    pub fn administrators(&self) -> Vec<Person> {
+        let directory = self.cell.directory();
+        let all = directory.all().map(|(_, entry)| entry);
+        all.filter(|e| e.administrator).map(Entry::person).collect()
+    }
+
+    /// Makes somebody an administrator, or an ordinary person again.
+    pub fn set_administrator(&self, upn: &str, administrator: bool) -> bool {
+        self.change(upn, |entry| entry.administrator = administrator)
+    }
+
+    /// The administrator sets a new password, which ends the sessions (AADSTS50173).
+    pub fn reset_password(&self, upn: &str) -> bool {
+        self.revoke_sessions(upn)
+    }
+
+    /// The person changes the password, which ends no session of a confidential client. `entra-oauth.md` §7.
+    pub fn change_password(&self, upn: &str) -> bool {
+        self.person(upn).is_some()
+    }
+
+    /// From now on a second factor is asked for: refresh tokens from sign-ins without one are refused (AADSTS50076).
+    pub fn demand_mfa(&self, upn: &str, demanded: bool) -> bool {
+        self.change(upn, |entry| entry.mfa = demanded)
+    }
+
+    /// From now on a sign-in ends after this time (AADSTS70043).
+    pub fn set_sign_in_frequency(&self, every: Option<Duration>) {
+        self.cell.rules().sign_in_every = every;
+    }
+
+    /// Conditional Access blocks sign-ins and refreshes of people, or no longer (AADSTS53003).
+    pub fn block_by_policy(&self, blocked: bool) {
+        self.cell.rules().blocked = blocked;
+    }
+
+    /// Switches the enterprise application off or on (AADSTS7000112). It keeps its consent.
+    pub fn enable_application(&self, client_id: Uuid, enabled: bool) {
+        let mut rules = self.cell.rules();
+        if enabled {
+            rules.disabled_apps.remove(&client_id);
+        } else {
+            rules.disabled_apps.insert(client_id);
+        }
+    }
+
+    /// Removes the enterprise application: consent, assignments, and whether it was disabled.
+    pub fn remove_application(&self, client_id: Uuid) {
+        self.withdraw_consent(client_id);
+        let mut rules = self.cell.rules();
+        rules.disabled_apps.remove(&client_id);
+        rules.assigned.remove(&client_id);
+    }
+
+    /// Whether people must be assigned to the application to use it (AADSTS50105). At first nobody is.
+    pub fn require_assignment(&self, client_id: Uuid, required: bool) {
+        let mut rules = self.cell.rules();
+        if required {
+            rules.assigned.entry(client_id).or_default();
+        } else {
+            rules.assigned.remove(&client_id);
+        }
+    }
+
+    /// Assigns somebody to an application that requires it. False when there is no such person or it does not.
+    pub fn assign(&self, client_id: Uuid, upn: &str) -> bool {
+        let Some(person) = self.person(upn) else {
+            return false;
+        };
+        let mut rules = self.cell.rules();
+        let people = rules.assigned.get_mut(&client_id);
+        people.map(|people| people.insert(person.id.0)).is_some()
+    }
+
+    /// Deletes the whole tenant (AADSTS90002), or brings it back.
+    pub fn set_deleted(&self, deleted: bool) {
+        self.cell.rules().deleted = deleted;
+    }
+
+    /// Says that the tenant lives in another cloud, and how discovery tells. `None`: in this one.
+    pub fn set_cloud(&self, cloud: Option<(NationalCloud, NationalDiscovery)>) {
+        self.cell.rules().cloud = cloud;
+    }
+
     /// Blocks the account: no new tokens for it (AADSTS50057).
     pub fn disable_person(&self, upn: &str) -> bool {
         self.enable(upn, false)
@@ -254,7 +394,7 @@ impl Tenant {
 
     /// Whether ordinary people may consent. When not, the sign-in page says that an administrator must (AADSTS90094).
     pub fn allow_user_consent(&self, allowed: bool) {
-        self.cell.user_consent.store(allowed, Ordering::Relaxed);
+        self.cell.rules().no_user_consent = !allowed;
     }
 
     /// A refresh token as if this account had signed in and consented to `Presence.Read.All User.ReadBasic.All
@@ -281,6 +421,11 @@ impl Tenant {
             person: person.id.0,
             scopes: scopes.map(str::to_owned).into(),
             issued: now,
+            signed_in: SignedIn {
+                at: now,
+                // Whoever is asked for a second factor has passed it.
+                mfa: self.cell.directory().by_upn(upn).is_some_and(|e| e.mfa),
+            },
             revoked: false,
         };
         self.microsoft

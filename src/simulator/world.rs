@@ -98,6 +98,14 @@ pub struct AccessToken {
     pub expires: Timestamp,
 }
 
+/// How a person signed in.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedIn {
+    pub at: Timestamp,
+    /// A second factor was passed.
+    pub mfa: bool,
+}
+
 #[derive(Debug, Clone)]
 pub struct RefreshToken {
     pub client: Uuid,
@@ -105,6 +113,8 @@ pub struct RefreshToken {
     pub person: Uuid,
     pub scopes: Vec<String>,
     pub issued: Timestamp,
+    /// When the person signed in, and whether with a second factor.
+    pub signed_in: SignedIn,
     pub revoked: bool,
 }
 
@@ -118,6 +128,9 @@ pub struct Code {
     pub scopes: Vec<String>,
     pub nonce: Option<String>,
     pub challenge: Option<String>,
+    pub signed_in: SignedIn,
+    /// The address of a personal account, which belongs to no tenant here.
+    pub personal: Option<String>,
     pub expires: Timestamp,
     pub used: bool,
 }
@@ -306,15 +319,31 @@ impl Inner {
 
     pub fn cell(&self, id: TenantId) -> Option<Arc<Cell>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        tenants.iter().find(|t| t.id == id).cloned()
+        let mut there = tenants.iter().filter(|t| !t.rules().deleted);
+        there.find(|t| t.id == id).cloned()
     }
 
+    /// A tenant by its id or domain, also one that was deleted.
     pub fn cell_named(&self, id_or_domain: &str) -> Option<Arc<Cell>> {
         let id = id_or_domain.parse::<TenantId>().ok();
         let named =
             |t: &&Arc<Cell>| Some(t.id) == id || t.domain.eq_ignore_ascii_case(id_or_domain);
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         tenants.iter().find(named).cloned()
+    }
+
+    /// The home organisation of an address: a tenant here, or one that is only known by name.
+    pub fn home_of(&self, mail: &str) -> TenantId {
+        let domain = mail.rsplit('@').next().unwrap_or_default();
+        self.cell_named(domain).map_or_else(
+            || {
+                let seed = domain
+                    .bytes()
+                    .fold(7, |h: u64, b| h.rotate_left(7) ^ u64::from(b));
+                TenantId(seeded_uuid(&mut fastrand::Rng::with_seed(seed)))
+            },
+            |cell| cell.id,
+        )
     }
 
     /// The time on the clock of people's days.

@@ -1,4 +1,5 @@
-//! The demo: two tenants of 2,000 people, three suites that watch overlapping lists, and what happens.
+//! The demo: two tenants of 2,000 people, three suites that watch overlapping lists, and what happens; and a third organisation, which
+//! somebody connects in the browser: then a suite of it comes alive.
 
 mod screen;
 
@@ -27,6 +28,12 @@ use crate::telemetry;
 
 /// People in each tenant.
 const PEOPLE: usize = 2_000;
+
+/// The organisation that is there to be connected in the browser, and its people.
+const NEWCOMER: (&str, &str, usize) = ("northwind.example", "Northwind", 300);
+
+/// How often it is looked whether an organisation was connected.
+const LOOK_FOR_NEWCOMERS: Duration = Duration::from_secs(1);
 
 /// Simulated seconds per second: lively, and still to be followed by eye.
 const SPEED: f64 = 20.0;
@@ -61,8 +68,10 @@ struct Change {
 
 /// A suite of the demo.
 struct Player {
-    name: &'static str,
+    name: String,
     tenant: Tenant,
+    /// Came while the demo ran, when somebody connected its organisation.
+    newcomer: bool,
     handle: UplinkHandle,
     values: u64,
     changes: u64,
@@ -138,7 +147,7 @@ pub async fn run(settings: DemoSettings) -> Result<bool, WorldError> {
         }
     };
     tokio::select! {
-        () = demo.follow(&mut events, screen, settings.json) => {}
+        () = demo.follow(&mut suites, &mut events, screen, settings.json) => {}
         () = end => {}
         () = telemetry::interrupted() => {}
     }
@@ -154,15 +163,30 @@ type Events = SelectAll<BoxStream<'static, (usize, Event)>>;
 fn merged(suites: &mut [Suite]) -> Events {
     let mut events = SelectAll::new();
     for (index, suite) in suites.iter_mut().enumerate() {
-        let (_, nothing) = tokio::sync::mpsc::channel(1);
-        let receiver = std::mem::replace(&mut suite.events, nothing);
-        events.push(
-            ReceiverStream::new(receiver)
-                .map(move |event| (index, event))
-                .boxed(),
-        );
+        merge(&mut events, index, suite);
     }
     events
+}
+
+fn merge(events: &mut Events, index: usize, suite: &mut Suite) {
+    let (_, nothing) = tokio::sync::mpsc::channel(1);
+    let receiver = std::mem::replace(&mut suite.events, nothing);
+    let numbered = ReceiverStream::new(receiver).map(move |event| (index, event));
+    events.push(numbered.boxed());
+}
+
+impl Player {
+    fn new(name: &str, tenant: Tenant, handle: UplinkHandle, newcomer: bool) -> Self {
+        Self {
+            name: name.to_owned(),
+            tenant,
+            newcomer,
+            handle,
+            values: 0,
+            changes: 0,
+            disconnects: 0,
+        }
+    }
 }
 
 impl Demo {
@@ -218,16 +242,14 @@ impl Demo {
         ] {
             let suite = world.suite(tenant, name, list).await?;
             let (tenant, handle) = (tenant.clone(), suite.handle.clone());
-            players.push(Player {
-                name,
-                tenant,
-                handle,
-                values: 0,
-                changes: 0,
-                disconnects: 0,
-            });
+            players.push(Player::new(name, tenant, handle, false));
             suites.push(suite);
         }
+        let (domain, name, people) = NEWCOMER;
+        world.microsoft.add_tenant(TenantSpec {
+            people,
+            ..spec(domain, name)
+        });
         let code = world.invite(contoso.id()).await?;
         let demo = Self {
             world,
@@ -253,6 +275,10 @@ impl Demo {
             .map(|p| p.upn.clone())
             .unwrap_or_default();
         vec![
+            (
+                "connect a tenant",
+                format!("{} in a browser, for {}", self.world.web_url(), NEWCOMER.0),
+            ),
             (
                 "gRPC, with reflection",
                 format!("grpcurl -plaintext {grpc} list"),
@@ -287,7 +313,8 @@ impl Demo {
                 self.world.microsoft_url().as_str(),
             );
             say(&json!({
-                "event": "started", "grpc": grpc, "microsoft": microsoft, "enrolment_code": self.code.expose(),
+                "event": "started", "web": self.world.web_url().as_str(), "connect": NEWCOMER.0,
+                "grpc": grpc, "microsoft": microsoft, "enrolment_code": self.code.expose(),
                 "folder": self.world.folder().display().to_string(),
             })
             .to_string());
@@ -299,12 +326,25 @@ impl Demo {
     }
 
     /// Follows what happens until the person at the keyboard has seen enough.
-    async fn follow(&mut self, events: &mut Events, mut screen: Option<Screen>, json: bool) {
+    async fn follow(
+        &mut self,
+        suites: &mut Vec<Suite>,
+        events: &mut Events,
+        mut screen: Option<Screen>,
+        json: bool,
+    ) {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut figures_due = Instant::now() + Duration::from_secs(5);
+        let mut newcomers = tokio::time::interval(LOOK_FOR_NEWCOMERS);
+        newcomers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
+                _ = newcomers.tick() => {
+                    if let Err(error) = self.welcome_newcomers(suites, events, json, screen.is_some()).await {
+                        tracing::error!(%error, "a suite of a new organisation did not start");
+                    }
+                }
                 Some((suite, event)) = events.next() => {
                     if !self.note(suite, event, json, screen.is_some()) {
                         return;
@@ -337,6 +377,51 @@ impl Demo {
                 }
             }
         }
+    }
+
+    /// Starts a suite for every organisation that was connected in the browser meanwhile.
+    async fn welcome_newcomers(
+        &mut self,
+        suites: &mut Vec<Suite>,
+        events: &mut Events,
+        json: bool,
+        on_screen: bool,
+    ) -> Result<(), WorldError> {
+        for (id, _) in self.figures() {
+            let known = self.tenants.iter().any(|t| t.id() == id);
+            let Some(tenant) = self
+                .world
+                .microsoft
+                .tenant(&id.to_string())
+                .filter(|_| !known)
+            else {
+                continue;
+            };
+            let upns = tenant.people().iter().map(|p| p.upn.clone()).collect();
+            let name = format!(
+                "{} desk",
+                tenant.domain().split('.').next().unwrap_or("new")
+            );
+            self.tenants.push(tenant.clone());
+            let mut suite = self.world.suite(&tenant, &name, upns).await?;
+            merge(events, self.players.len(), &mut suite);
+            if json {
+                say(
+                    &json!({"event": "tenant-connected", "tenant": tenant.domain(), "suite": name})
+                        .to_string(),
+                );
+            } else if !on_screen {
+                say(&format!(
+                    "{} {name:<12} {} was connected in the browser",
+                    self.clock.now(),
+                    tenant.domain()
+                ));
+            }
+            self.players
+                .push(Player::new(&name, tenant, suite.handle.clone(), true));
+            suites.push(suite);
+        }
+        Ok(())
     }
 
     /// Takes in an event of a suite. False when nobody reads.
@@ -450,7 +535,7 @@ impl Demo {
         let (mut well, mut suites) = (true, Vec::new());
         for player in &self.players {
             let (flowed, counts) = Self::flowed(player, now);
-            well &= flowed;
+            well &= flowed || player.newcomer;
             suites.push(json!({
                 "suite": player.name, "tenant": player.tenant.domain(), "flowed": flowed, "watched": counts.watched,
                 "fresh": counts.fresh, "stale": counts.stale, "not_covered": counts.uncovered,

@@ -1,40 +1,9 @@
 //! The real program, killed without warning and started again.
 
-use std::process::{Child, Command, Stdio};
-
 use presence_bridge::cloud::store::ConnectionKind;
 
+use crate::support::program::Program;
 use crate::support::stage::{Stage, quick, until, upns};
-
-/// Killed when dropped, whatever happens to the test.
-struct Program(Child);
-
-impl Program {
-    fn serve(stage: &Stage) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_presence-cloud"))
-            .arg("serve")
-            .arg("--config")
-            .arg(stage.folder().join("cloud.toml"))
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    /// SIGKILL.
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[tokio::test]
 async fn suites_resume_by_themselves_and_no_change_and_no_credential_is_lost() {
@@ -45,14 +14,14 @@ async fn suites_resume_by_themselves_and_no_change_and_no_credential_is_lost() {
     let identity = stage.enroll(tenant.id(), "a").await.unwrap();
     stage.world.stop_cloud().await;
     let upn = upns(&tenant)[7].clone();
-    let mut program = Program::serve(&stage);
+    let mut program = Program::serve(stage.folder());
     let suite = crate::support::stage::Watcher::new(stage.run_suite(identity, upns(&tenant)));
     suite.until_all_fresh().await;
     for word in ["Busy", "Away", "DoNotDisturb", "Offline", "Available"] {
         program.kill();
         until("the suite knows that it is alone", || !suite.is_fresh(&upn)).await;
         tenant.set_presence(&upn, word, word);
-        program = Program::serve(&stage);
+        program = Program::serve(stage.folder());
         suite.until_holds(&upn, word).await;
         suite.until_all_fresh().await;
         assert_eq!(suite.status().unwrap().state, "connected");

@@ -5,23 +5,32 @@
     reason = "tests say what they mean in their names"
 )]
 
+mod a_connection_nobody_uses_is_looked_after;
 mod a_killed_cloud_loses_nothing;
+#[cfg(debug_assertions)] // elsewhere there is nothing to park at
+mod a_killed_refresh_is_noticed;
+mod a_removed_tenant_leaves_nothing;
 mod browser_harness;
 mod browser_onboarding;
 mod browser_outcomes;
 mod demo_runs;
 mod documented_examples;
+mod every_aadsts_code;
 mod graph_contract;
+mod keys_rotate_while_serving;
 mod layering;
 mod logs_hold_no_secrets;
 mod microsoft_misbehaves;
 mod onboarding_ends_with_presence;
 mod onboarding_is_guarded;
+mod our_credential_is_replaced;
 mod presence_reaches_the_suite;
 mod python_client;
+mod simulator_accounts;
 mod simulator_entra;
 mod simulator_faults;
 mod simulator_graph;
 mod simulator_support;
+mod stories;
 mod streams_keep_their_rules;
 mod support;

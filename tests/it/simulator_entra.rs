@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::simulator_support::{APP_GRANT, BACK, CLIENT, Reply, SECRET, Sim, ids};
 
-fn codes(reply: &Reply) -> Value {
+pub fn codes(reply: &Reply) -> Value {
     reply.json()["error_codes"].clone()
 }
 
@@ -274,11 +274,11 @@ async fn refresh_tokens_rotate_and_can_be_revoked() {
 }
 
 /// From the appendix of RFC 7636.
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
 /// Accepts on the sign-in page and returns the parameters that come back.
-async fn sign_in(sim: &Sim, changed: &[(&str, &str)]) -> (Reply, Vec<(String, String)>) {
+pub async fn sign_in(sim: &Sim, changed: &[(&str, &str)]) -> (Reply, Vec<(String, String)>) {
     let client = CLIENT.to_string();
     let upn = sim.contoso.people().remove(0).upn;
     let mut fields = vec![
@@ -310,12 +310,12 @@ async fn sign_in(sim: &Sim, changed: &[(&str, &str)]) -> (Reply, Vec<(String, St
     (reply, pairs)
 }
 
-fn get(pairs: &[(String, String)], name: &str) -> String {
+pub fn get(pairs: &[(String, String)], name: &str) -> String {
     let found = pairs.iter().find(|(n, _)| n == name);
     found.map(|(_, v)| v.clone()).unwrap_or_default()
 }
 
-async fn redeem(sim: &Sim, authority: &str, code: &str, verifier: &str) -> Reply {
+pub async fn redeem(sim: &Sim, authority: &str, code: &str, verifier: &str) -> Reply {
     let fields = [
         ("grant_type", "authorization_code"),
         ("code", code),

@@ -1,7 +1,10 @@
 //! What several behaviours need; never a second way to build the system.
 
+pub mod aadsts_codes;
 pub mod browser;
 pub mod openapi;
+pub mod program;
 pub mod raw;
 pub mod stage;
+pub mod time;
 pub mod visitor;

@@ -85,17 +85,6 @@ pub struct NewTenant {
     pub sealed_refresh_token: Option<(i64, Vec<u8>)>,
 }
 
-/// A stored refresh token.
-#[derive(Debug, Clone)]
-pub struct SealedRefreshToken {
-    /// Grows by one with each token.
-    pub generation: i64,
-    /// Sealed for `generation`.
-    pub sealed: Vec<u8>,
-    /// Sealed for `generation - 1`.
-    pub previous: Option<Vec<u8>>,
-}
-
 fn tenant(row: &SqliteRow) -> Result<TenantRow, StoreError> {
     let read = |e| StoreError::Database("read a tenant", e);
     let max_watched: i64 = row.try_get("max_watched").map_err(read)?;
@@ -154,48 +143,31 @@ impl Store {
             .collect()
     }
 
-    /// Suspends a tenant, resumes it, or off-boards it. Off-boarding destroys its data key and tokens, revokes its suites and
-    /// forgets its codes. Returns false when there is no such tenant.
+    /// Suspends a tenant, resumes it, or off-boards it. Returns false when there is no such tenant.
     pub async fn set_tenant_status(
         &self,
         id: TenantId,
         status: TenantStatus,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
+        if status == TenantStatus::Gone {
+            return Ok(self.offboard_tenant(id, now).await?.is_some());
+        }
         let failed = |e| StoreError::Database("change a tenant", e);
         let mut tx = self
             .writer
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
-        let id = id.to_string();
         let changed =
             sqlx::query("UPDATE tenants SET status = $2, updated_at = MAX($3, updated_at + 1) WHERE tenant_id = $1")
-                .bind(&id)
+                .bind(id.to_string())
                 .bind(status.as_str())
                 .bind(now.as_millis())
                 .execute(&mut *tx)
                 .await
                 .map_err(failed)?
                 .rows_affected();
-        if status == TenantStatus::Gone {
-            for statement in [
-                "DELETE FROM data_keys WHERE tenant_id = $1",
-                "DELETE FROM refresh_tokens WHERE tenant_id = $1",
-                "DELETE FROM enrolment_codes WHERE tenant_id = $1",
-                "DELETE FROM connections WHERE tenant_id = $1",
-                "DELETE FROM status_links WHERE tenant_id = $1",
-                "DELETE FROM web_sessions WHERE tenant_id = $1",
-                "DELETE FROM onboardings WHERE tenant_id = $1",
-                "UPDATE suites SET status = 'revoked' WHERE tenant_id = $1",
-            ] {
-                sqlx::query(statement)
-                    .bind(&id)
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(failed)?;
-            }
-        }
         sqlx::query(BUMP_REVISION)
             .execute(&mut *tx)
             .await
@@ -216,59 +188,6 @@ impl Store {
         .and_then(|row| row.try_get(0))
         .map_err(|e| StoreError::Database("begin an epoch", e))?;
         Ok(Epoch(u64::try_from(epoch).unwrap_or_default()))
-    }
-
-    /// A tenant's wrapped data key.
-    pub async fn data_key(&self, id: TenantId) -> Result<Option<Vec<u8>>, StoreError> {
-        sqlx::query("SELECT wrapped FROM data_keys WHERE tenant_id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.readers)
-            .await
-            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-            .map_err(|e| StoreError::Database("read a data key", e))
-    }
-
-    /// A tenant's refresh token, read by the writer so that it is the newest.
-    pub async fn refresh_token(
-        &self,
-        id: TenantId,
-    ) -> Result<Option<SealedRefreshToken>, StoreError> {
-        let failed = |e| StoreError::Database("read a refresh token", e);
-        sqlx::query("SELECT generation, sealed, previous FROM refresh_tokens WHERE tenant_id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&self.writer)
-            .await
-            .map_err(failed)?
-            .map(|row| {
-                Ok(SealedRefreshToken {
-                    generation: row.try_get(0).map_err(failed)?,
-                    sealed: row.try_get(1).map_err(failed)?,
-                    previous: row.try_get(2).map_err(failed)?,
-                })
-            })
-            .transpose()
-    }
-
-    /// Replaces the refresh token of `generation` by one sealed for the next. False when another has replaced it already.
-    pub async fn replace_refresh_token(
-        &self,
-        id: TenantId,
-        generation: i64,
-        sealed: &[u8],
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        sqlx::query(
-            "UPDATE refresh_tokens SET previous = sealed, sealed = $3, generation = generation + 1, updated_at = $4
-             WHERE tenant_id = $1 AND generation = $2",
-        )
-        .bind(id.to_string())
-        .bind(generation)
-        .bind(sealed)
-        .bind(now.as_millis())
-        .execute(&self.writer)
-        .await
-        .map(|done| done.rows_affected() == 1)
-        .map_err(|e| StoreError::Database("save a refresh token", e))
     }
 }
 

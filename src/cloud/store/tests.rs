@@ -85,29 +85,161 @@ async fn the_file_is_private_and_a_damaged_one_is_left_alone() {
     assert!(std::fs::read(&path).unwrap().starts_with(b"this is not"));
 }
 
+fn intent(tenant: TenantId, generation: i64, id: u8) -> Intent {
+    Intent {
+        tenant,
+        generation,
+        id: [id; 16],
+        at: NOW,
+    }
+}
+
 #[tokio::test]
-async fn a_refresh_token_is_replaced_once_per_generation() {
+async fn a_refresh_token_is_replaced_once_per_generation_by_who_has_noted_the_try() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"one"));
+    let id = new.row.id;
     store.put_tenant(&new, NOW).await.unwrap();
+    let (first, second) = (intent(id, 1, 1), intent(id, 1, 2));
+    let unannounced = store.replace_refresh_token(first, b"two", NOW).await;
+    assert!(!unannounced.unwrap());
+    assert_eq!(store.begin_refresh(first).await.unwrap(), Some(0));
+    assert!(
+        !store
+            .replace_refresh_token(second, b"x", NOW)
+            .await
+            .unwrap()
+    );
     assert!(
         store
-            .replace_refresh_token(new.row.id, 1, b"two", NOW)
+            .replace_refresh_token(first, b"two", NOW)
             .await
             .unwrap()
     );
     assert!(
         !store
-            .replace_refresh_token(new.row.id, 1, b"late", NOW)
+            .replace_refresh_token(first, b"late", NOW)
             .await
             .unwrap()
     );
-    let token = store.refresh_token(new.row.id).await.unwrap().unwrap();
+    assert_eq!(store.begin_refresh(second).await.unwrap(), None);
+    let token = store.refresh_token(id).await.unwrap().unwrap();
     assert_eq!(
         (token.generation, token.sealed.as_slice()),
         (2, b"two".as_slice())
     );
-    assert_eq!(token.previous.unwrap(), b"one");
+    assert_eq!(token.previous.as_deref(), Some(b"one".as_slice()));
+    assert_eq!((token.under_way, token.interrupted), (false, 0));
+}
+
+#[tokio::test]
+async fn a_try_without_an_end_is_counted_until_one_succeeds() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, Some(b"one"));
+    let id = new.row.id;
+    store.put_tenant(&new, NOW).await.unwrap();
+    for n in 0..3 {
+        let interrupted = store.begin_refresh(intent(id, 1, 7)).await.unwrap();
+        assert_eq!(interrupted, Some(n));
+    }
+    // Refused: this try has an end, the ones before had none.
+    store.end_refresh(intent(id, 1, 7)).await.unwrap();
+    let token = store.refresh_token(id).await.unwrap().unwrap();
+    assert_eq!((token.under_way, token.interrupted), (false, 2));
+    let last = intent(id, 1, 8);
+    assert_eq!(store.begin_refresh(last).await.unwrap(), Some(2));
+    store
+        .replace_refresh_token(last, b"two", NOW)
+        .await
+        .unwrap();
+    let token = store.refresh_token(id).await.unwrap().unwrap();
+    assert_eq!((token.under_way, token.interrupted), (false, 0));
+}
+
+#[tokio::test]
+async fn a_new_authorization_takes_the_note_away_so_that_a_late_answer_cannot_replace_it() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, Some(b"one"));
+    let id = new.row.id;
+    store.put_tenant(&new, NOW).await.unwrap();
+    let late = intent(id, 1, 1);
+    store.begin_refresh(late).await.unwrap();
+    store
+        .put_tenant(&new_tenant(1, Some(b"anew")), NOW)
+        .await
+        .unwrap();
+    assert!(
+        !store
+            .replace_refresh_token(late, b"late", NOW)
+            .await
+            .unwrap()
+    );
+    assert!(!store.keep_refresh_token(late).await.unwrap());
+    let token = store.refresh_token(id).await.unwrap().unwrap();
+    assert_eq!(token.sealed, b"anew");
+}
+
+#[tokio::test]
+async fn the_token_before_is_wiped_by_the_hour_or_when_the_one_after_has_worked() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, Some(b"one"));
+    let id = new.row.id;
+    store.put_tenant(&new, NOW).await.unwrap();
+    let replace = async |generation, with: &[u8]| {
+        let intent = intent(id, generation, 1);
+        store.begin_refresh(intent).await.unwrap();
+        store
+            .replace_refresh_token(intent, with, NOW)
+            .await
+            .unwrap();
+    };
+    let previous = async || store.refresh_token(id).await.unwrap().unwrap().previous;
+    replace(1, b"two").await;
+    let before = NOW.minus(Duration::from_secs(1));
+    assert_eq!(store.wipe_previous_tokens(before).await.unwrap(), 0);
+    assert_eq!(previous().await.as_deref(), Some(b"one".as_slice()));
+    assert_eq!(store.wipe_previous_tokens(NOW).await.unwrap(), 1);
+    assert_eq!(previous().await, None);
+    replace(2, b"three").await;
+    let used = intent(id, 3, 2);
+    store.begin_refresh(used).await.unwrap();
+    assert!(store.keep_refresh_token(used).await.unwrap());
+    assert_eq!(previous().await, None, "the current one has just worked");
+}
+
+#[tokio::test]
+async fn what_was_destroyed_is_in_no_file_of_the_database_any_more() {
+    let (dir, store) = store().await;
+    let sealed: Vec<u8> = (0..200).map(|n| b"planted-"[n % 8] ^ 0x55).collect();
+    let mut new = new_tenant(1, Some(&sealed));
+    new.wrapped_data_key = sealed.iter().rev().copied().collect();
+    let wrapped = new.wrapped_data_key.clone();
+    store.put_tenant(&new, NOW).await.unwrap();
+    let in_files = |bytes: &[u8]| {
+        std::fs::read_dir(dir.path()).unwrap().any(|file| {
+            let content = std::fs::read(file.unwrap().path()).unwrap();
+            content.windows(bytes.len()).any(|window| window == bytes)
+        })
+    };
+    assert!(in_files(&sealed) && in_files(&wrapped));
+    // Read by another connection, as a running server does.
+    assert!(store.data_key(new.row.id).await.unwrap().is_some());
+    let destroyed = store.offboard_tenant(new.row.id, NOW).await.unwrap();
+    assert_eq!(
+        destroyed,
+        Some(Destroyed {
+            data_keys: vec![wrapped.clone()],
+            refresh_tokens: 1,
+            codes: 0,
+            suites: 0
+        })
+    );
+    assert!(store.empty_log().await.unwrap());
+    assert!(!in_files(&sealed) && !in_files(&wrapped));
+    let again = store.offboard_tenant(new.row.id, NOW).await.unwrap();
+    assert_eq!(again, Some(Destroyed::default()));
+    let nobody = TenantId(uuid::Uuid::from_u128(9));
+    assert_eq!(store.offboard_tenant(nobody, NOW).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::pages::{
 use super::session::{Nothing, Posted, Visit, hash, token};
 use super::texts::Texts;
 use super::{Answer, Failure, Web, go, page, with_cookie};
+use crate::cloud::admin;
 use crate::cloud::onboarding::Trouble;
 use crate::cloud::poller::TenantFigures;
 use crate::cloud::store::{
@@ -385,18 +386,24 @@ pub async fn disconnect(
     if !ctx.signed_in || !typed {
         return Ok(page(&web.disconnect_page(&visit, &ctx, true).await?));
     }
-    let now = web.clock.now();
-    web.store
-        .set_tenant_status(ctx.tenant.id, TenantStatus::Gone, now)
-        .await?;
+    let receipt = admin::offboard(&web.store, &web.clock, ctx.tenant.id).await?;
     tracing::info!(tenant.id = %ctx.tenant.id, "disconnected by the customer");
     let t = &web.texts.disconnect;
+    let facts = receipt.map(|receipt| {
+        let data_keys: Vec<_> = receipt.data_keys.iter().map(ToString::to_string).collect();
+        vec![
+            (t.receipt, receipt.number),
+            (t.receipt_time, time(receipt.at)),
+            (t.receipt_tenant, receipt.tenant.to_string()),
+            (t.receipt_keys, data_keys.join(", ")),
+            (t.receipt_tokens, receipt.refresh_tokens.to_string()),
+            (t.receipt_suites, receipt.suites.to_string()),
+            (t.receipt_codes, receipt.codes.to_string()),
+        ]
+    });
     Ok(page(&ReceiptPage {
         c: web.common(Some(&visit)),
         name: ctx.tenant.name,
-        facts: vec![
-            (t.receipt_tenant, ctx.tenant.id.to_string()),
-            (t.receipt_time, time(now)),
-        ],
+        facts: facts.unwrap_or_default(),
     }))
 }

@@ -5,10 +5,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::FutureExt as _;
 use oauth2::{AuthorizationCode, PkceCodeVerifier, RedirectUrl, TokenResponse as _};
 use url::Url;
 
-use super::{AccessToken, DELEGATED, Entra, Exchange, IdTokenError, SignedIn, headers};
+use super::{
+    AccessToken, Credential, DELEGATED, Entra, Exchange, IdTokenError, SignedIn, Tokens, headers,
+};
 use crate::microsoft::error::{BadInput, MicrosoftError, OAuthError, Operation};
 use crate::model::TenantId;
 use crate::secret::{Secret, sha256};
@@ -104,24 +107,18 @@ impl Entra {
         url
     }
 
-    /// Trades the code of a sign-in for tokens, and verifies who it was. Exactly one attempt: a code is good once.
+    /// Trades the code of a sign-in for tokens, and verifies who it was. The code is spent at most once.
     pub async fn redeem(
         &self,
         sign_in: &SignIn<'_>,
         code: &str,
     ) -> Result<Authorized, RedeemError> {
-        const OPERATION: Operation = Operation::Redeem;
         let sent_at = self.clock.now();
-        let (client, proof) = self.client(OPERATION, ORGANISATIONS)?;
-        let client = client.set_redirect_uri(RedirectUrl::from_url(sign_in.redirect_uri.clone()));
-        let exchange = Exchange::new(self, OPERATION);
-        let mut request = client
-            .exchange_code(AuthorizationCode::new(code.to_owned()))
-            .set_pkce_verifier(PkceCodeVerifier::new(sign_in.verifier.expose().to_owned()));
-        for (name, value) in proof {
-            request = request.add_extra_param(name, value);
-        }
-        let tokens = exchange.finish(request.request_async(&exchange).await)?;
+        let tokens = self
+            .with_any(Operation::Redeem, |credential| {
+                self.redeem_by(credential, sign_in, code).boxed()
+            })
+            .await?;
         let id_token = tokens.id_token.as_ref().ok_or(IdTokenError::Missing)?;
         let person = self.verify_id_token(id_token, sign_in.nonce).await?;
         Ok(Authorized {
@@ -131,6 +128,25 @@ impl Entra {
                 .refresh_token()
                 .map(|token| Secret::new(token.secret().as_str())),
         })
+    }
+
+    async fn redeem_by(
+        &self,
+        credential: &Credential,
+        sign_in: &SignIn<'_>,
+        code: &str,
+    ) -> Result<Tokens, MicrosoftError> {
+        const OPERATION: Operation = Operation::Redeem;
+        let (client, proof) = self.client(credential, OPERATION, ORGANISATIONS)?;
+        let client = client.set_redirect_uri(RedirectUrl::from_url(sign_in.redirect_uri.clone()));
+        let exchange = Exchange::new(self, OPERATION);
+        let mut request = client
+            .exchange_code(AuthorizationCode::new(code.to_owned()))
+            .set_pkce_verifier(PkceCodeVerifier::new(sign_in.verifier.expose().to_owned()));
+        for (name, value) in proof {
+            request = request.add_extra_param(name, value);
+        }
+        exchange.finish(request.request_async(&exchange).await)
     }
 
     /// The origin to which forms may lead, for a page's content security policy.

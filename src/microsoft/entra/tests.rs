@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 
 use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::request::Parts;
 use jsonwebtoken::{DecodingKey, Validation};
 use serde_json::json;
@@ -8,6 +10,7 @@ use serde_json::json;
 use super::super::error::Recovery;
 use super::super::transport::RouterTransport;
 use super::*;
+use crate::secret::sha256;
 
 const CLIENT: Uuid = Uuid::from_u128(0x1111);
 const TENANT: TenantId = TenantId(Uuid::from_u128(0x2222));
@@ -202,6 +205,81 @@ fn a_credential_that_cannot_sign_is_refused_at_once() {
     assert_eq!(build(&pem, "nonsense"), Err(EntraSetupError::PrivateKey));
     let elliptic = other.signing_key.serialize_pem();
     assert_eq!(build(&pem, &elliptic), Err(EntraSetupError::PrivateKey));
+}
+
+/// Three secrets; Entra answers as told, by the secret.
+fn with_secrets(
+    answer: impl Fn(&str) -> Response + Clone + Send + Sync + 'static,
+) -> (Entra, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let log = asked.clone();
+    let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
+        let (log, answer) = (log.clone(), answer.clone());
+        async move {
+            let bytes = axum::body::to_bytes(request.into_body(), 1 << 20)
+                .await
+                .unwrap();
+            let form: Form = url::form_urlencoded::parse(&bytes).into_owned().collect();
+            let secret = form["client_secret"].clone();
+            log.lock().unwrap().push(secret.clone());
+            answer(&secret)
+        }
+    });
+    let secrets = ["a", "b", "c"]
+        .map(|secret| Credential::new(AppCredential::Secret(Secret::new(secret)), None).unwrap());
+    let entra = Entra::with_credentials(
+        Arc::new(RouterTransport(router)),
+        Url::parse("https://login.example").unwrap(),
+        Url::parse("https://graph.example").unwrap(),
+        CLIENT,
+        secrets.into(),
+        Clock::test(NOW),
+    );
+    (entra.unwrap(), asked)
+}
+
+fn token() -> Response {
+    answer(
+        200,
+        &json!({"token_type": "Bearer", "access_token": "at", "expires_in": 3600}),
+    )
+}
+
+fn refused(error: &str, code: u64) -> Response {
+    answer(401, &json!({"error": error, "error_codes": [code]}))
+}
+
+#[tokio::test]
+async fn a_refused_credential_of_ours_gives_way_to_the_next_one_which_is_remembered() {
+    let (entra, asked) = with_secrets(|secret| match secret {
+        "a" => refused("invalid_client", 7_000_222),
+        _ => token(),
+    });
+    entra.app_token(TENANT).await.unwrap();
+    let old = Secret::new("rt");
+    entra.refresh(TENANT, &old).await.unwrap();
+    assert_eq!(*asked.lock().unwrap(), ["a", "b", "b"]);
+    let facts = entra.credentials();
+    let seen: Vec<_> = facts.iter().map(|f| (f.refused, f.in_use)).collect();
+    assert_eq!(seen, [(true, false), (false, true), (false, false)]);
+    assert_eq!(facts[1].to_string(), "client secret no. 2");
+}
+
+#[tokio::test]
+async fn all_of_them_refused_it_is_our_fault_and_each_was_tried_once() {
+    let (entra, asked) = with_secrets(|_| refused("invalid_client", 7_000_215));
+    let error = entra.app_token(TENANT).await.unwrap_err();
+    let ours = matches!(error.recovery(), Recovery::OurFault { for_all: true, .. });
+    assert!(ours, "{error}");
+    assert_eq!(*asked.lock().unwrap(), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_refusal_for_another_reason_spends_no_further_credential() {
+    let (entra, asked) = with_secrets(|_| refused("invalid_grant", 50173));
+    let old = Secret::new("rt");
+    entra.refresh(TENANT, &old).await.unwrap_err();
+    assert_eq!(asked.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

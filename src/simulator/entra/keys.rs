@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
@@ -69,11 +70,11 @@ impl SigningKeys {
         })
     }
 
-    /// A signed JWT (RS256). `kid` replaces the name of the key.
-    pub fn sign(&self, claims: &Value, kid: Option<&str>) -> String {
+    /// A signed JWT (RS256), with a header such as a forger may want.
+    pub fn sign(&self, claims: &Value, typ: &str, kid: Option<&str>) -> String {
         self.with(|keys| {
             let key = &keys[0];
-            let header = json!({ "typ": "JWT", "alg": "RS256", "kid": kid.unwrap_or(&key.kid) });
+            let header = json!({ "typ": typ, "alg": "RS256", "kid": kid.unwrap_or(&key.kid) });
             let message = jws_message(&header, claims);
             let mut signature = vec![0; key.pair.public_modulus_len()];
             key.pair
@@ -85,6 +86,25 @@ impl SigningKeys {
                 )
                 .expect("an RSA key can sign");
             format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+        })
+    }
+}
+
+impl SigningKeys {
+    /// A JWT whose "signature" everybody can make: HS256 with the published key, as PEM, for a secret.
+    pub fn sign_hs256(&self, claims: &Value) -> String {
+        self.with(|keys| {
+            let key = &keys[0];
+            let message = jws_message(
+                &json!({ "typ": "JWT", "alg": "HS256", "kid": key.kid }),
+                claims,
+            );
+            let der = base64::engine::general_purpose::STANDARD.encode(key.pair.public_key());
+            let pem =
+                format!("-----BEGIN RSA PUBLIC KEY-----\n{der}\n-----END RSA PUBLIC KEY-----\n");
+            let secret = hmac::Key::new(hmac::HMAC_SHA256, pem.as_bytes());
+            let tag = hmac::sign(&secret, message.as_bytes());
+            format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag))
         })
     }
 }

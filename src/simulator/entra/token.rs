@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use uuid::Uuid;
+use uuid::{Uuid, uuid};
 
 use super::aadsts::Refusal;
 use super::keys::jws_message;
@@ -13,8 +13,10 @@ use super::{Authority, Call};
 use crate::model::{TenantId, Timestamp};
 use crate::secret::{random_token, sha256};
 use crate::simulator::answer::Answer;
+use crate::simulator::directory::Entry;
 use crate::simulator::faults::{Fault, IdTokenFlaw};
-use crate::simulator::world::{AccessToken, Holder, Microsoft, RefreshToken};
+use crate::simulator::tenant::{Cell, NationalCloud, Rules};
+use crate::simulator::world::{AccessToken, Code, Holder, Microsoft, RefreshToken, SignedIn};
 
 /// A refresh token nobody used for so long has expired. `entra-oauth.md` §7.
 const IDLE_LIFE: Duration = Duration::from_hours(90 * 24);
@@ -23,7 +25,11 @@ const IDLE_LIFE: Duration = Duration::from_hours(90 * 24);
 const LOOP_WINDOW: Duration = Duration::from_mins(5);
 
 /// The tenant of personal accounts.
-const PERSONAL: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+pub const PERSONAL: Uuid = uuid!("9188040d-6c67-4c5b-b112-36a304b66dad");
+
+/// Role templates that `wids` names: global administrator, and every user.
+const ADMINISTRATOR: &str = "62e90394-69f5-4237-9190-012177145e10";
+const USER: &str = "b79fbf4d-3ef9-4689-8143-76b194e85509";
 
 /// Prefix of Graph's scopes at Microsoft.
 const GRAPH: &str = "https://graph.microsoft.com/";
@@ -38,6 +44,7 @@ struct Delegation {
     person: Uuid,
     scopes: Vec<String>,
     nonce: Option<String>,
+    signed_in: SignedIn,
 }
 
 impl Microsoft {
@@ -138,6 +145,9 @@ impl Microsoft {
             ));
         }
         self.detect_loop(client, home.id, "client_credentials")?;
+        if home.rules().disabled_apps.contains(&client) {
+            return Err(Refusal::new(7_000_112));
+        }
         let switches = self.inner.switches();
         let now = self.inner.clock.now();
         let consent = home
@@ -217,12 +227,16 @@ impl Microsoft {
         code.used = true;
         let code = code.clone();
         drop(state);
+        if let Some(address) = &code.personal {
+            return Ok(self.personal_tokens(call, client, &code, address, faults));
+        }
         let delegation = Delegation {
             client,
             tenant: code.tenant,
             person: code.person,
             scopes: code.scopes,
             nonce: code.nonce,
+            signed_in: code.signed_in,
         };
         self.delegate(call, delegation, faults)
     }
@@ -267,6 +281,7 @@ impl Microsoft {
             person: token.person,
             scopes,
             nonce: None,
+            signed_in: token.signed_in,
         };
         let body = self.delegate(call, delegation, faults)?;
         if self.inner.switches().refresh_revokes_old
@@ -287,9 +302,7 @@ impl Microsoft {
             .by_id(who.person)
             .cloned()
             .ok_or(Refusal::new(50_034))?;
-        if !entry.enabled {
-            return Err(Refusal::new(50_057));
-        }
+        standing(&home, &entry, who.client, who.signed_in, now)?;
         let consent = home
             .consent(who.client)
             .filter(|_| !faults.contains(&Fault::ConsentWithdrawn))
@@ -339,26 +352,67 @@ impl Microsoft {
                     person: who.person,
                     scopes: who.scopes.clone(),
                     issued: now,
+                    signed_in: who.signed_in,
                     revoked: false,
                 },
             );
         }
         if who.scopes.iter().any(|s| s == "openid") {
-            let flaw = faults.iter().find_map(|f| match f {
-                Fault::BadIdToken { flaw } => Some(*flaw),
-                _ => None,
-            });
-            let claims = json!({
+            let mut claims = json!({
                 "aud": who.client, "iss": format!("{}/{}/v2.0", call.base, who.tenant),
                 "iat": now.as_secs(), "nbf": now.as_secs(), "exp": now.as_secs() + 3_600,
-                "name": entry.display_name(), "oid": who.person, "preferred_username": entry.upn,
+                "name": entry.display_name(), "oid": who.person,
+                "preferred_username": entry.mail.as_ref().unwrap_or(&entry.upn),
                 "sub": URL_SAFE_NO_PAD.encode(sha256(format!("{}{}", who.person, who.client).as_bytes())),
                 "tid": who.tenant.to_string(), "ver": "2.0", "uti": URL_SAFE_NO_PAD.encode(Uuid::new_v4()),
                 "rh": "0.", "aio": random_token(),
             });
-            body["id_token"] = self.id_token(claims, who.nonce, flaw, &call.base).into();
+            if let Some(mail) = &entry.mail {
+                let home = self.inner.home_of(mail);
+                claims["idp"] = format!("https://sts.windows.net/{home}/").into();
+                claims["email"] = mail.as_str().into();
+            }
+            if switches.wids {
+                claims["wids"] = if entry.administrator {
+                    json!([ADMINISTRATOR, USER])
+                } else {
+                    json!([USER])
+                };
+            }
+            body["id_token"] = self
+                .id_token(claims, who.nonce, flaw(faults), &call.base)
+                .into();
         }
         Ok(body)
+    }
+
+    /// What a personal account gets: an id token of the tenant of such accounts, and nothing that opens Graph.
+    fn personal_tokens(
+        &self,
+        call: &Call,
+        client: Uuid,
+        code: &Code,
+        address: &str,
+        faults: &[Fault],
+    ) -> Value {
+        let now = self.inner.clock.now().as_secs();
+        let mut body = json!({
+            "token_type": "Bearer", "scope": "openid profile", "expires_in": self.seconds(3_600),
+            "ext_expires_in": self.seconds(3_600), "access_token": format!("EwB.{}", random_token()),
+        });
+        if code.scopes.iter().any(|s| s == "openid") {
+            let claims = json!({
+                "aud": client, "iss": format!("{}/{PERSONAL}/v2.0", call.base), "iat": now, "nbf": now, "exp": now + 3_600,
+                "name": address, "oid": code.person, "preferred_username": address,
+                "sub": URL_SAFE_NO_PAD.encode(sha256(format!("{}{client}", code.person).as_bytes())),
+                "tid": PERSONAL, "ver": "2.0", "uti": URL_SAFE_NO_PAD.encode(Uuid::new_v4()), "rh": "0.",
+            });
+            let nonce = code.nonce.clone();
+            body["id_token"] = self
+                .id_token(claims, nonce, flaw(faults), &call.base)
+                .into();
+        }
+        body
     }
 
     fn id_token(
@@ -390,18 +444,33 @@ impl Microsoft {
                 let header = json!({ "typ": "JWT", "alg": "none" });
                 return format!("{}.", jws_message(&header, &claims));
             }
-            Some(IdTokenFlaw::Kid) => return keys.sign(&claims, Some("a-key-nobody-published")),
+            Some(IdTokenFlaw::Kid) => {
+                return keys.sign(&claims, "JWT", Some("a-key-nobody-published"));
+            }
+            Some(IdTokenFlaw::Typ) => return keys.sign(&claims, "at+jwt", None),
+            Some(IdTokenFlaw::NoNonce) => {
+                if let Some(claims) = claims.as_object_mut() {
+                    claims.remove("nonce");
+                }
+            }
+            Some(IdTokenFlaw::Hs256) => return keys.sign_hs256(&claims),
+            Some(IdTokenFlaw::Future) => {
+                let now = self.inner.clock.now().as_secs();
+                claims["nbf"] = (now + 3_600).into();
+                claims["iat"] = (now + 3_600).into();
+                claims["exp"] = (now + 7_200).into();
+            }
             Some(IdTokenFlaw::Signature) => {
-                let token = keys.sign(&claims, None);
+                let token = keys.sign(&claims, "JWT", None);
                 let message = token.rsplit_once('.').map_or("", |(message, _)| message);
                 return format!("{message}.{}", URL_SAFE_NO_PAD.encode([7; 256]));
             }
             Some(IdTokenFlaw::Personal) => {
-                claims["tid"] = PERSONAL.into();
+                claims["tid"] = PERSONAL.to_string().into();
                 claims["iss"] = format!("{base}/{PERSONAL}/v2.0").into();
             }
         }
-        keys.sign(&claims, None)
+        keys.sign(&claims, "JWT", None)
     }
 
     /// A new access token and its life in seconds. Microsoft's is opaque to clients; this one is a random text.
@@ -443,6 +512,60 @@ impl Microsoft {
             life.into()
         }
     }
+}
+
+/// What stands against tokens for an account, whatever it consented to. `entra-oauth.md` §7 and §9.
+pub fn standing(
+    home: &Cell,
+    entry: &Entry,
+    client: Uuid,
+    signed_in: SignedIn,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let rules = home.rules();
+    if rules.cloud.is_some() {
+        return Err(other_cloud(home, &rules));
+    }
+    let assigned = rules.assigned.get(&client);
+    let code = if rules.disabled_apps.contains(&client) {
+        7_000_112
+    } else if !entry.enabled {
+        50_057
+    } else if rules.blocked {
+        53_003
+    } else if assigned.is_some_and(|people| !people.contains(&entry.id)) {
+        50_105
+    } else if entry.mfa && !signed_in.mfa {
+        50_076
+    } else if rules
+        .sign_in_every
+        .is_some_and(|every| signed_in.at.plus(every) <= now)
+    {
+        70_043
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(code))
+}
+
+/// What the global cloud says about a tenant of another one.
+pub fn other_cloud(home: &Cell, rules: &Rules) -> Refusal {
+    let code = match rules.cloud {
+        Some((NationalCloud::China, _)) => 900_382,
+        _ => 90_038,
+    };
+    let detail = format!(
+        "Confidential Client is not supported in Cross Cloud request, or tenant '{}' belongs to another national cloud.",
+        home.domain
+    );
+    Refusal::because(code, detail)
+}
+
+fn flaw(faults: &[Fault]) -> Option<IdTokenFlaw> {
+    faults.iter().find_map(|f| match f {
+        Fault::BadIdToken { flaw } => Some(*flaw),
+        _ => None,
+    })
 }
 
 /// Whether the part of a scope before the permission names Graph.

@@ -255,6 +255,13 @@ fn one(caller: &Caller, call: &Call, select: &[String], selected: bool) -> Answe
         "me" => own.map(|id| id.to_string()),
         _ => key(&call.path),
     };
+    if own.is_none() && call.path.eq_ignore_ascii_case("me") {
+        return error(
+            400,
+            "BadRequest",
+            "/me request is only valid with delegated authentication flow.",
+        );
+    }
     let Some(key) = key else {
         return not_found(&call.path);
     };

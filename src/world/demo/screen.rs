@@ -17,14 +17,19 @@ fn block(title: &str) -> Block<'_> {
         .border_style(Style::new().dark_gray())
 }
 
+/// Lines of a table with so many rows, its titles and its frame.
+fn length(rows: usize) -> u16 {
+    u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(3)
+}
+
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, demo: &Demo) {
     let [head, tenants, suites, changes, hints] = Layout::vertical([
         Constraint::Length(2),
-        Constraint::Length(5),
-        Constraint::Length(6),
+        Constraint::Length(length(demo.tenants.len())),
+        Constraint::Length(length(demo.players.len())),
         Constraint::Min(4),
-        Constraint::Length(if frame.area().width < 165 { 9 } else { 7 }),
+        Constraint::Length(if frame.area().width < 165 { 10 } else { 8 }),
     ])
     .areas(frame.area());
     let title = vec![
@@ -130,7 +135,7 @@ fn draw_suites(frame: &mut Frame<'_>, area: Rect, demo: &Demo) {
             })
             .unwrap_or_default();
         Row::new([
-            Cell::new(player.name),
+            Cell::new(player.name.as_str()),
             Cell::new(link),
             Cell::new(format!("{} of {}", counts.fresh, counts.watched)),
             Cell::new(counts.stale.to_string()),
@@ -161,7 +166,7 @@ fn draw_changes(frame: &mut Frame<'_>, area: Rect, demo: &Demo) {
         let (sign, color) = lamp(&change.presence, true);
         Row::new([
             Cell::new(age(change.at.until(now))).dark_gray(),
-            Cell::new(demo.players[change.suite].name),
+            Cell::new(demo.players[change.suite].name.as_str()),
             Cell::new(Span::styled(sign, Style::new().fg(color))),
             Cell::new(change.upn.as_str()),
             Cell::new(words(&change.presence)),

@@ -1,0 +1,304 @@
+//! With a real store and an Entra that answers as told.
+
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+use url::Url;
+
+use super::super::admin::first_refresh_token;
+use super::super::store::{NewTenant, TenantRow, TenantStatus};
+use super::*;
+use crate::microsoft::{AppCredential, RouterTransport};
+
+const TENANT: TenantId = TenantId(uuid::Uuid::from_u128(1));
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+const KIND: ConnectionKind = ConnectionKind::ServiceAccount;
+
+/// The refresh tokens Entra was sent.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+struct Scene {
+    tokens: Arc<Tokens>,
+    store: Store,
+    ring: KeyRing,
+    clock: Clock,
+    asked: Asked,
+    folder: tempfile::TempDir,
+}
+
+/// Entra answers as told, by the refresh token that was sent. One is stored: `rt1`.
+async fn scene<F>(answer: impl Fn(String) -> F + Clone + Send + Sync + 'static) -> Scene
+where
+    F: Future<Output = Response> + Send,
+{
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("cloud.db")).await.unwrap();
+    let ring = KeyRing::create(&folder.path().join("key")).unwrap();
+    let asked = Asked::default();
+    let log = asked.clone();
+    let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
+        let (log, answer) = (log.clone(), answer.clone());
+        async move {
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20).await;
+            let form: HashMap<String, String> = url::form_urlencoded::parse(&body.unwrap())
+                .into_owned()
+                .collect();
+            let sent = form["refresh_token"].clone();
+            log.lock().unwrap().push(sent.clone());
+            answer(sent).await
+        }
+    });
+    let clock = Clock::test(NOW);
+    let entra = Entra::new(
+        Arc::new(RouterTransport(router)),
+        Url::parse("https://login.example").unwrap(),
+        Url::parse("https://graph.example").unwrap(),
+        uuid::Uuid::from_u128(7),
+        AppCredential::Secret(Secret::new("s")),
+        clock.clone(),
+    );
+    let tokens = Tokens::new(
+        store.clone(),
+        Arc::new(KeyRing::read(&folder.path().join("key")).unwrap()),
+        entra.unwrap(),
+        clock.clone(),
+        Supervisor::new(),
+        1,
+    );
+    let scene = Scene {
+        tokens,
+        store,
+        ring,
+        clock,
+        asked,
+        folder,
+    };
+    scene.authorize("rt1").await;
+    scene
+}
+
+impl Scene {
+    /// A new authorization takes the place of whatever is there.
+    async fn authorize(&self, token: &str) {
+        authorize(&self.store, &self.ring, token, self.clock.now()).await;
+    }
+
+    async fn access(&self) -> Result<Arc<Held>, TokenError> {
+        self.tokens.access(TENANT, KIND).await
+    }
+
+    async fn stored(&self) -> SealedRefreshToken {
+        self.store.refresh_token(TENANT).await.unwrap().unwrap()
+    }
+
+    /// Later, when neither a token nor a failure is kept any more.
+    fn later(&self) {
+        self.tokens.forget(TENANT);
+        self.clock.jump(Duration::from_mins(1));
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn authorize(store: &Store, ring: &KeyRing, token: &str, now: Timestamp) {
+    let (key, wrapped_data_key) = ring.new_data_key(TENANT).unwrap();
+    let new = NewTenant {
+        row: TenantRow {
+            id: TENANT,
+            name: "Contoso".into(),
+            connection: KIND,
+            status: TenantStatus::Active,
+            max_watched: 1,
+            share_status_message: false,
+            share_work_location: false,
+            updated_at: Timestamp::default(),
+        },
+        wrapped_data_key,
+        sealed_refresh_token: Some(first_refresh_token(&key, TENANT, &Secret::new(token), now)),
+    };
+    store.put_tenant(&new, now).await.unwrap();
+}
+
+fn given(refresh_token: &str) -> Response {
+    axum::Json(json!({
+        "token_type": "Bearer", "expires_in": 3600, "access_token": "at", "refresh_token": refresh_token,
+        "scope": "Presence.Read.All User.ReadBasic.All"}))
+    .into_response()
+}
+
+fn refused(code: u64) -> Response {
+    let body = json!({"error": "invalid_grant", "error_codes": [code]});
+    (http::StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
+}
+
+fn gateway_timeout() -> Response {
+    http::StatusCode::GATEWAY_TIMEOUT.into_response()
+}
+
+#[tokio::test]
+async fn nothing_is_asked_when_the_try_cannot_be_noted() {
+    let scene = scene(async |_| given("rt2")).await;
+    // As a full disk would.
+    let file = scene.folder.path().join("cloud.db");
+    let other = sqlx::sqlite::SqlitePool::connect_with(
+        sqlx::sqlite::SqliteConnectOptions::new().filename(&file),
+    )
+    .await
+    .unwrap();
+    sqlx::query(
+        "CREATE TRIGGER full BEFORE UPDATE OF intent_id ON refresh_tokens
+         BEGIN SELECT RAISE(ABORT, 'full'); END",
+    )
+    .execute(&other)
+    .await
+    .unwrap();
+    let error = scene.access().await.unwrap_err();
+    assert!(matches!(error, TokenError::Store(_)), "{error}");
+    assert!(matches!(error.recovery(), Recovery::OurFault { .. }));
+    assert!(scene.asked().is_empty());
+    sqlx::query("DROP TRIGGER full")
+        .execute(&other)
+        .await
+        .unwrap();
+    other.close().await;
+    scene.later();
+    scene.access().await.unwrap();
+    assert_eq!(scene.asked(), ["rt1"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_got_lost_leaves_the_note() {
+    let scene = scene(async |_| gateway_timeout()).await;
+    for tries in 0..2 {
+        scene.access().await.unwrap_err();
+        let stored = scene.stored().await;
+        assert_eq!((stored.under_way, stored.interrupted), (true, tries));
+        scene.later();
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_after_an_interrupted_try_says_truthfully_whose_fault_it_is() {
+    for (code, interrupted, ours) in [
+        (50173, true, true),
+        (50173, false, false),
+        // A disabled account is disabled, whatever we did.
+        (50057, true, false),
+        (700_082, true, false),
+    ] {
+        let scene = scene(move |_| std::future::ready(refused(code))).await;
+        if interrupted {
+            let intent = Intent {
+                tenant: TENANT,
+                generation: scene.stored().await.generation,
+                id: [1; 16],
+                at: scene.clock.now(),
+            };
+            scene.store.begin_refresh(intent).await.unwrap();
+        }
+        let error = scene.access().await.unwrap_err();
+        let is_ours = matches!(error, TokenError::LostInRenewal(_));
+        assert_eq!(is_ours, ours, "{code}: {error}");
+        if ours {
+            let Recovery::Reauthorize(cause) = error.recovery() else {
+                panic!("a new sign-in is needed")
+            };
+            assert!(cause.text.contains("Our service was interrupted"));
+            assert_eq!(cause.code, "AADSTS50173");
+            // Still so when it is tried again much later.
+            scene.later();
+            let again = scene.access().await.unwrap_err();
+            assert!(matches!(again, TokenError::LostInRenewal(_)), "{again}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_gives_way_to_the_one_before_it() {
+    let scene = scene(async |sent: String| match sent.as_str() {
+        "rt1" => given("rt2"),
+        _ => refused(70000),
+    })
+    .await;
+    scene.access().await.unwrap();
+    scene.later();
+    scene.access().await.unwrap();
+    assert_eq!(scene.asked(), ["rt1", "rt2", "rt1"]);
+    assert_eq!(scene.stored().await.interrupted, 0);
+}
+
+#[tokio::test]
+async fn a_refused_token_that_was_replaced_meanwhile_is_tried_with_the_new_one_once() {
+    let place: Arc<Mutex<Option<(Store, KeyRing)>>> = Arc::default();
+    let replace = place.clone();
+    let scene = scene(move |sent: String| {
+        let replace = replace.clone();
+        async move {
+            if sent == "rt1" {
+                let (store, ring) = replace.lock().unwrap().take().unwrap();
+                authorize(&store, &ring, "anew", NOW.plus(Duration::from_secs(5))).await;
+                return refused(50173);
+            }
+            given("rt2")
+        }
+    })
+    .await;
+    let ring = KeyRing::read(&scene.folder.path().join("key")).unwrap();
+    *place.lock().unwrap() = Some((scene.store.clone(), ring));
+    scene.access().await.unwrap();
+    assert_eq!(scene.asked(), ["rt1", "anew"]);
+}
+
+#[tokio::test]
+async fn what_a_renewal_brings_for_a_tenant_that_was_forgotten_is_not_kept() {
+    let go = Arc::new(tokio::sync::Notify::new());
+    let told = go.clone();
+    let scene = scene(move |_| {
+        let told = told.clone();
+        async move {
+            told.notified().await;
+            given("rt2")
+        }
+    })
+    .await;
+    let waiting = scene.access();
+    let forget = async {
+        while scene.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        scene.tokens.forget(TENANT);
+        go.notify_one();
+    };
+    let (held, ()) = tokio::join!(waiting, forget);
+    held.unwrap();
+    assert!(!scene.tokens.knows(TENANT));
+}
+
+#[tokio::test]
+async fn an_exercise_asks_only_when_no_token_came_for_a_while() {
+    let scene = scene(async |_| given("rt1")).await;
+    let day = Duration::from_hours(24);
+    let exercise = async || scene.tokens.exercise(TENANT, KIND, day).await.unwrap();
+    exercise().await;
+    exercise().await;
+    assert_eq!(scene.asked().len(), 1);
+    scene.clock.jump(day);
+    exercise().await;
+    assert_eq!(scene.asked().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_renewals_begin_in_a_second_and_who_comes_alone_does_not_wait() {
+    let start = Instant::now();
+    let mut pace = Pace { next: start };
+    let turns: Vec<Instant> = (0..1000).map(|_| pace.take(start)).collect();
+    for second in 0..49 {
+        let from = start + Duration::from_secs(second);
+        let to = from + Duration::from_secs(1);
+        let begun = turns.iter().filter(|at| (from..to).contains(at)).count();
+        assert_eq!(begun, 20);
+    }
+    let late = start + Duration::from_mins(5);
+    assert_eq!(pace.take(late), late);
+}
