@@ -295,3 +295,77 @@ async fn a_consent_that_spreads_slowly_is_waited_for() {
     b.wait_for("#code").await;
     scene.browser.quit().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_without_the_right_role_are_sent_to_their_administrator() {
+    let scene = Scene::new().await;
+    let b = &scene.browser;
+    let ordinary = upns(&scene.tenant)[0].clone();
+
+    // Microsoft lets only administrators approve: its own page says so, and the way back leads to the text to forward.
+    scene.tenant.allow_user_consent(false);
+    scene.fill_in().await;
+    scene.choose(ServiceAccount).await;
+    b.press("AUTHORIZE").await;
+    b.wait_for("input[name=typed_account]").await;
+    b.shoot_all("simulated-sign-in").await;
+    b.assert_accessible().await;
+    scene.sign_in_as(&ordinary).await;
+    b.wait_for_text("Need admin approval").await;
+    b.press("Return to the application without granting consent")
+        .await;
+    b.wait_for("[data-outcome=administrator]").await;
+    b.press("Ask your administrator").await;
+    b.wait_for("#forward-mail").await;
+
+    // Where Microsoft tells roles, an approval of long ago does not help who is no administrator.
+    scene.stage.microsoft.set_switches(|s| s.wids = true);
+    scene.fill_in().await;
+    scene.choose(Organisation).await;
+    b.press("AUTHORIZE").await;
+    b.wait_for_text("Permissions requested for your organisation")
+        .await;
+    b.shoot_all("simulated-consent").await;
+    b.assert_accessible().await;
+    b.press("Accept").await;
+    scene.sign_in_as(&ordinary).await;
+    b.wait_for("[data-outcome=not-administrator]").await;
+    b.shoot_all("outcome-not-administrator").await;
+    b.press("Ask your administrator").await;
+    b.press("AUTHORIZE").await;
+    b.wait_for_text("Permissions requested for your organisation")
+        .await;
+    b.press("Accept").await;
+    let administrator = scene.tenant.administrators()[0].upn.clone();
+    scene.sign_in_as(&administrator).await;
+    b.wait_for_text("AUTHORIZED").await;
+    scene.browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_factor_is_completed_or_told() {
+    let scene = Scene::new().await;
+    let b = &scene.browser;
+    let account = upns(&scene.tenant)[0].clone();
+    scene.tenant.demand_mfa(&account, true);
+    scene
+        .stage
+        .microsoft
+        .set_switches(|s| s.refusals_come_back = true);
+    for passed in [false, true] {
+        scene.fill_in().await;
+        scene.choose(ServiceAccount).await;
+        b.press("AUTHORIZE").await;
+        scene.sign_in_as(&account).await;
+        b.wait_for("button[name=sim_mfa]").await;
+        if passed {
+            b.click("button[name=sim_mfa][value=passed]").await;
+            b.wait_for_text("AUTHORIZED").await;
+        } else {
+            b.shoot_all("simulated-second-factor").await;
+            b.click("button[name=sim_mfa][value=failed]").await;
+            b.wait_for("[data-outcome=mfa]").await;
+        }
+    }
+    scene.browser.quit().await;
+}

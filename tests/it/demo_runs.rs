@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::support::visitor::Visitor;
+
 struct Demo(Child);
 
 impl Drop for Demo {
@@ -69,6 +71,45 @@ fn presence_flows_to_every_suite_and_an_interrupt_ends_it_cleanly() {
         assert!(requests <= sweeps * 4 + 4 + 8, "{tenant}");
     }
     assert!(!folder.exists(), "nothing is left behind");
+}
+
+#[tokio::test]
+async fn somebody_connects_an_organisation_in_the_browser_and_sees_it_come_alive() {
+    let (demo, mut events) = demo(&[]);
+    let started = events.next().unwrap();
+    let visitor = Visitor::at(started["web"].as_str().unwrap().parse().unwrap());
+    let domain = started["connect"].as_str().unwrap();
+    visitor.begin(domain, "organisation").await;
+    // Microsoft's own pages say who there is: somebody reads them.
+    let consent = visitor.authorize().await;
+    let back = visitor.at_microsoft(&consent, "", "accept").await;
+    let sign_in = visitor.get(&back).await.location();
+    let page = visitor.get(&sign_in).await.body;
+    let (before, _) = page.split_once(&format!("@{domain}\"")).unwrap();
+    let name = before.rsplit_once('"').unwrap().1;
+    let back = visitor
+        .at_microsoft(&sign_in, &format!("{name}@{domain}"), "accept")
+        .await;
+    assert_eq!(visitor.get(&back).await.location(), "/authorize");
+    assert!(visitor.get("/authorize").await.body.contains("AUTHORIZED"));
+    assert_eq!(visitor.post("/complete", &[]).await.status, 200);
+
+    // A suite of it comes alive, with everybody fresh.
+    let lively = tokio::task::spawn_blocking(move || {
+        events
+            .by_ref()
+            .find(|e| {
+                e["event"] == "heartbeat" && e["suite"] == "northwind desk" && e["fresh"] == 300
+            })
+            .expect("the demo goes on")
+    });
+    lively.await.unwrap();
+    let status = visitor.open("/status").await.body;
+    assert!(
+        status.contains("All 300 people") && status.contains("connected now"),
+        "{status}"
+    );
+    drop(demo);
 }
 
 #[test]

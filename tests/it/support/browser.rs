@@ -242,8 +242,17 @@ impl Browser {
 
     /// The text of the page as it is shown.
     pub async fn text(&self) -> String {
-        let text = self.evaluate("document.body.innerText").await;
-        text.as_str().unwrap_or_default().to_owned()
+        // While a page is being replaced there is none to ask.
+        let parameters = json!({ "expression": "document.body.innerText", "returnByValue": true });
+        let answer = self
+            .page()
+            .cdp()
+            .send_raw("Runtime.evaluate", parameters)
+            .await;
+        let text = answer.map(|mut a| a["result"]["value"].take());
+        text.ok()
+            .and_then(|t| t.as_str().map(str::to_owned))
+            .unwrap_or_default()
     }
 
     /// Waits until the page says this.
@@ -267,7 +276,7 @@ impl Browser {
     // --- what one does
 
     pub async fn click(&self, css: &str) {
-        self.wait_for(css).await.click().await.unwrap();
+        self.click_on(By::Css(css), css).await;
     }
 
     /// Clicks the button or link with exactly this text.
@@ -277,8 +286,7 @@ impl Browser {
             "//*[(self::button or self::a or self::summary) and normalize-space()={quoted}] \
              | //input[@type='submit' and @value={quoted}]"
         );
-        let element = self.shown(By::XPath(path), text).await;
-        element.click().await.unwrap();
+        self.click_on(By::XPath(path), text).await;
     }
 
     /// Replaces what stands in a field.
@@ -590,12 +598,28 @@ impl Browser {
             .unwrap_or_else(|e| panic!("{method}: {e}"))
     }
 
+    /// Waits for an element that can be seen. A page that is being replaced meanwhile is looked at again.
     async fn shown(&self, by: By, what: &str) -> WebElement {
-        let query = self.page().query(by).wait(PATIENCE, GLANCE).and_displayed();
-        match query.first_opt().await.unwrap() {
-            Some(element) => element,
-            None => self.give_up(&format!("{what:?} that is shown")).await,
+        let since = tokio::time::Instant::now();
+        while since.elapsed() < PATIENCE {
+            let query = self.page().query(by.clone()).wait(GLANCE, GLANCE);
+            if let Ok(Some(element)) = query.and_displayed().first_opt().await {
+                return element;
+            }
         }
+        self.give_up(&format!("{what:?} that is shown")).await
+    }
+
+    /// Clicks what is found this way; once more when the page was replaced between finding and clicking.
+    async fn click_on(&self, by: By, what: &str) {
+        for _ in 0..3 {
+            match self.shown(by.clone(), what).await.click().await {
+                Ok(()) => return,
+                Err(e) if e.to_string().contains("stale element") => {}
+                Err(e) => panic!("{what:?} cannot be clicked: {e}"),
+            }
+        }
+        panic!("{what:?} is replaced again and again");
     }
 
     async fn until(&self, what: &str, so: impl AsyncFn() -> bool) {

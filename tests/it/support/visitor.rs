@@ -52,10 +52,15 @@ pub struct Visitor {
 
 impl Visitor {
     pub fn new(world: &World) -> Self {
+        Self::at(world.web_url())
+    }
+
+    /// Of pages at this address.
+    pub fn at(base: Url) -> Self {
         let client = reqwest::Client::builder().redirect(redirect::Policy::none());
         Self {
             client: client.build().unwrap(),
-            base: world.web_url(),
+            base,
             cookies: Mutex::default(),
             csrf: Mutex::default(),
         }
@@ -195,8 +200,11 @@ impl Visitor {
         let url = Url::parse(url).unwrap();
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(url.query_pairs())
-            .append_pair("account", account)
             .append_pair("sim_decision", decision);
+        // Without an account it is an administrator who consents.
+        if !url.path().ends_with("adminconsent") {
+            form.append_pair("account", account);
+        }
         let mut to = url.clone();
         to.set_query(None);
         let request = self
