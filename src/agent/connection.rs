@@ -7,6 +7,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use url::{Host, Url};
 
+use crate::model::Timestamp;
+
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -123,8 +125,33 @@ fn words(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What a refused call means for the person at the keyboard.
-pub fn explain(status: &Status) -> Explained {
+/// How far our clock may be from the server's before it is named as the cause. The cloud allows half a minute.
+const CLOCK_MAY_DIFFER: Duration = Duration::from_secs(25);
+
+/// By how much our clock is off, if the answer tells the time of its server and that matters.
+fn clock_off(status: &Status, now: Timestamp) -> Option<String> {
+    let date = status.metadata().get("date")?.to_str().ok()?;
+    let told = httpdate::parse_http_date(date).ok()?;
+    let told = told.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let told = Timestamp::from_secs(i64::try_from(told.as_secs()).ok()?);
+    let (ahead, behind) = (told.until(now), now.until(told));
+    if ahead.max(behind) <= CLOCK_MAY_DIFFER {
+        return None;
+    }
+    let (off, way) = if ahead > behind {
+        (ahead, "ahead of")
+    } else {
+        (behind, "behind")
+    };
+    Some(format!(
+        "The clock of this machine is {} seconds {way} the cloud's: set it right.",
+        off.as_secs()
+    ))
+}
+
+/// What a refused call means for the person at the keyboard. However final it sounds, trying again may help: what stands between us
+/// and the cloud refuses calls, too. Only a stream's `go_away` is believed to be final.
+pub fn explain(status: &Status, now: Timestamp) -> Explained {
     let said = status.message();
     let all = format!("{said} {}", words(status)).to_lowercase();
     let never_arrived = std::error::Error::source(status).is_some();
@@ -162,18 +189,20 @@ pub fn explain(status: &Status) -> Explained {
         ),
         Code::Unauthenticated => explained(
             "The cloud does not accept this suite's credential",
-            "Check that the clock of this machine is right. If it is, the suite was revoked: enrol it again.",
+            &clock_off(status, now).unwrap_or_else(|| {
+                "Check that the clock of this machine is right. If it is, the suite was revoked: enrol it again.".into()
+            }),
             true,
         ),
         Code::PermissionDenied => explained(
             format!("The cloud refuses: {said}"),
-            "Enrol the suite again.",
-            false,
+            "If a proxy or a firewall is in between, check that it lets this connection through; else enrol the suite again. The agent keeps trying.",
+            true,
         ),
         Code::NotFound => explained(
             format!("The cloud says: {said}"),
-            "Ask who administers Microsoft 365 in your organisation to connect it again.",
-            false,
+            "Check the address; if it is right, ask who administers Microsoft 365 in your organisation to connect it again. The agent keeps trying.",
+            true,
         ),
         Code::Unimplemented => explained(
             "The server at this address is not presence-cloud, or older than this agent",
@@ -201,6 +230,10 @@ pub fn explain(status: &Status) -> Explained {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at() -> Timestamp {
+        Timestamp::from_secs(0)
+    }
 
     fn address(url: &str) -> CloudAddress {
         CloudAddress {
@@ -238,7 +271,7 @@ mod tests {
             .get_presence(crate::wire::v1::GetPresenceRequest::default())
             .await
             .unwrap_err();
-        let explained = explain(&status);
+        let explained = explain(&status, at());
         assert!(
             explained.what.contains("Nothing answers") && explained.retry,
             "{explained}"
@@ -291,7 +324,7 @@ mod tests {
         let mut client =
             crate::wire::v1::presence_service_client::PresenceServiceClient::new(channel);
         let request = crate::wire::v1::GetPresenceRequest::default();
-        explain(&client.get_presence(request).await.unwrap_err())
+        explain(&client.get_presence(request).await.unwrap_err(), at())
     }
 
     #[tokio::test]
@@ -319,7 +352,7 @@ mod tests {
     fn a_name_that_does_not_resolve_is_explained() {
         // As hyper says it. Asking a real name service would make the test depend on the network.
         let error = "dns error: failed to lookup address information: Name or service not known";
-        let why = explain(&Status::from_error(error.into()));
+        let why = explain(&Status::from_error(error.into()), at());
         assert!(
             why.what.contains("cannot be resolved") && why.retry,
             "{why}"
@@ -327,12 +360,27 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_suite_is_not_told_to_try_again() {
-        assert!(!explain(&Status::permission_denied("revoked")).retry);
-        assert!(
-            explain(&Status::unauthenticated("no"))
-                .remedy
-                .contains("clock")
-        );
+    fn no_refused_call_is_final_but_a_person_is_told_what_to_do() {
+        for (status, remedy) in [
+            (Status::permission_denied("HTTP status 403"), "firewall"),
+            (Status::not_found("disconnected"), "Microsoft 365"),
+            (Status::unauthenticated("no"), "clock"),
+        ] {
+            let why = explain(&status, at());
+            assert!(why.retry && why.remedy.contains(remedy), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_named() {
+        let refused = |date: &str| {
+            let mut status = Status::unauthenticated("no");
+            status.metadata_mut().insert("date", date.parse().unwrap());
+            explain(&status, Timestamp::from_secs(784_111_777)).remedy
+        };
+        assert!(refused("Sun, 06 Nov 1994 08:49:30 GMT").contains("revoked"));
+        assert!(refused("Sun, 06 Nov 1994 08:47:37 GMT").contains("120 seconds ahead of"));
+        assert!(refused("Sun, 06 Nov 1994 08:59:37 GMT").contains("600 seconds behind"));
+        assert!(refused("yesterday").contains("revoked"));
     }
 }

@@ -23,10 +23,13 @@ use crate::wire::{self, v1};
 /// Life of a JWT; the cloud allows 15 minutes.
 pub const CREDENTIAL_LIFE: Duration = Duration::from_mins(10);
 
+/// Longest wait for the answer to a renewal.
+const RENEWAL_ANSWER: Duration = Duration::from_secs(30);
+
 const IDENTITY_FILE: &str = "identity.json";
 /// The key of an enrolment that has not succeeded yet.
 const NEW_KEY_FILE: &str = "new-key.json";
-/// The key of a renewal that has not succeeded yet. Never used to enrol: the cloud may know it already.
+/// The key of a renewal that has not been answered yet. Never used to enrol: the cloud may know it already.
 const RENEWAL_KEY_FILE: &str = "renewal-key.json";
 
 /// Why there is no identity.
@@ -192,6 +195,15 @@ pub struct Enrolment {
 /// Product and version, as told to the cloud.
 pub const AGENT_VERSION: &str = concat!("presence-agent/", env!("CARGO_PKG_VERSION"));
 
+/// Whether a suite may be enrolled here: not where one is already, unless it is to be replaced.
+pub fn check_not_enrolled(state: &Path, replace: bool) -> Result<(), IdentityError> {
+    let path = state.join(IDENTITY_FILE);
+    if path.exists() && !replace {
+        return Err(IdentityError::AlreadyEnrolled(path));
+    }
+    Ok(())
+}
+
 impl Identity {
     /// Reads the identity of an enrolled suite.
     pub fn load(state: &Path) -> Result<Self, IdentityError> {
@@ -229,10 +241,8 @@ impl Identity {
             state,
             replace,
         } = enrolment;
+        check_not_enrolled(&state, replace)?;
         let path = state.join(IDENTITY_FILE);
-        if path.exists() && !replace {
-            return Err(IdentityError::AlreadyEnrolled(path));
-        }
         let new_key = state.join(NEW_KEY_FILE);
         let key = kept_key(&new_key)?;
         let mut client = v1::enrollment_service_client::EnrollmentServiceClient::new(
@@ -248,7 +258,7 @@ impl Identity {
                 agent_version: AGENT_VERSION.into(),
             })
             .await
-            .map_err(|status| IdentityError::Cloud(explain_enrolment(&status)))?
+            .map_err(|status| IdentityError::Cloud(explain_enrolment(&status, clock.now())))?
             .into_inner();
         if answer.suite_id.is_empty() || answer.key_id.is_empty() || answer.audience.is_empty() {
             return Err(IdentityError::Answer);
@@ -266,14 +276,29 @@ impl Identity {
         };
         write_private(&path, &file)?;
         let _ = std::fs::remove_file(&new_key);
+        // It belongs to the suite of before.
+        let _ = std::fs::remove_file(state.join(RENEWAL_KEY_FILE));
         Self::load(&state)
     }
 
-    /// Replaces the key. Can be repeated after a failure; the old key stays good for an hour after the cloud has heard.
+    /// When the key is to be replaced, if that is to happen at this age.
+    pub fn renewal_due(&self, after: Duration) -> Timestamp {
+        self.key_made_at.plus(after)
+    }
+
+    /// Whether this is the same key.
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        (&self.suite_id, &self.key_id) == (&other.suite_id, &other.key_id)
+    }
+
+    /// Replaces the key, unless somebody else has done so meanwhile. Can be repeated after a failure: the new key stays the same
+    /// until the cloud has answered, and the old one stays good for a day after the cloud has heard.
     pub async fn renew_key(&self, state: &Path, clock: &Clock) -> Result<Self, IdentityError> {
         let (path, new_key) = (state.join(IDENTITY_FILE), state.join(RENEWAL_KEY_FILE));
-        // A key of an earlier try may be known to the cloud already without our knowing its id, so each try makes a new one.
-        let _ = std::fs::remove_file(&new_key);
+        let stored = Self::load(state)?;
+        if !stored.has_key_of(self) {
+            return Ok(stored);
+        }
         let key = kept_key(&new_key)?;
         let mut client = v1::enrollment_service_client::EnrollmentServiceClient::new(
             self.cloud.channel().map_err(IdentityError::Cloud)?,
@@ -286,17 +311,33 @@ impl Identity {
         request
             .metadata_mut()
             .insert("authorization", self.bearer(clock.now()));
-        let answer = client
-            .renew_key(request)
+        let answer = tokio::time::timeout(RENEWAL_ANSWER, client.renew_key(request))
             .await
-            .map_err(|status| IdentityError::Cloud(explain(&status)))?
-            .into_inner();
+            .unwrap_or_else(|_| {
+                Err(tonic::Status::deadline_exceeded(
+                    "the cloud does not answer",
+                ))
+            });
+        let answer = answer.map_err(|status| {
+            if status.code() == tonic::Code::AlreadyExists {
+                // Another suite's, or out of its time: the next try makes a new one.
+                let _ = std::fs::remove_file(&new_key);
+            }
+            IdentityError::Cloud(explain(&status, clock.now()))
+        })?;
+        let answer = answer.into_inner();
+        if answer.key_id.is_empty() {
+            return Err(IdentityError::Answer);
+        }
         let mut file: IdentityFile = serde_json::from_slice(&read(&path)?)
             .map_err(|_| IdentityError::Damaged(path.clone()))?;
-        file.key_id = answer.key_id;
-        file.key_made_at = clock.now().as_millis();
-        file.key = key.file;
-        write_private(&path, &file)?;
+        // Enrolled anew meanwhile: what was renewed is another suite's key.
+        if file.suite_id == self.suite_id {
+            file.key_id = answer.key_id;
+            file.key_made_at = clock.now().as_millis();
+            file.key = key.file;
+            write_private(&path, &file)?;
+        }
         let _ = std::fs::remove_file(&new_key);
         Self::load(state)
     }
@@ -344,14 +385,14 @@ fn kept_key(path: &Path) -> Result<Key, IdentityError> {
     Ok(key)
 }
 
-fn explain_enrolment(status: &tonic::Status) -> Explained {
+fn explain_enrolment(status: &tonic::Status, now: Timestamp) -> Explained {
     match status.code() {
         tonic::Code::PermissionDenied => Explained {
             what: "The enrolment code is not valid: it was mistyped, used, or has expired".into(),
             remedy: "Ask for a new one.".into(),
             retry: false,
         },
-        _ => explain(status),
+        _ => explain(status, now),
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `connected` | `resumed` |
 //! | `disconnected` | `why`, `remedy`, `retry_in_ms` (absent: no further try) |
 //! | `presence` | `upn`, `availability`, `activity`, `out_of_office`, `status_message`, `work_location`, `sequence`, `changed_at`, `confirmed_at`, `snapshot`, `fresh`, `age_ms` (absent: not told yet) |
+//! | `freshness` | `fresh`, `upns`: whose values are fresh from now on, or stale. After `disconnected` everything is stale without this |
 //! | `gone` | `upn` |
 //! | `coverage` | `upn`, `state`, `detail` |
 //! | `snapshot_complete` | |
@@ -57,6 +58,7 @@ pub fn event(event: &Event, view: &View, now: Timestamp) -> Map<String, Value> {
             upn,
             value,
             snapshot,
+            fresh,
         } => {
             let person = view.person(upn);
             let p = &value.presence;
@@ -68,9 +70,12 @@ pub fn event(event: &Event, view: &View, now: Timestamp) -> Map<String, Value> {
                 "sequence": value.sequence.0,
                 "changed_at": time(value.changed_at), "confirmed_at": time(value.confirmed_at),
                 "snapshot": snapshot,
-                "fresh": person.is_some_and(|person| view.is_fresh(person, now)),
+                "fresh": fresh,
                 "age_ms": person.and_then(|person| view.age(person, now)).map(millis),
             })
+        }
+        Event::Freshness { upns, fresh } => {
+            json!({"event": "freshness", "fresh": fresh, "upns": upns})
         }
         Event::Gone { upn } => json!({"event": "gone", "upn": upn}),
         Event::Coverage { upn, coverage } => json!({

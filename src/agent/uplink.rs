@@ -4,6 +4,7 @@
 //! keeps the newest value per person.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::connection::{Explained, explain};
 use super::identity::{AGENT_VERSION, CREDENTIAL_LIFE, Identity};
@@ -48,6 +49,9 @@ const GO_AWAY_SPREAD: Duration = Duration::from_secs(10);
 
 /// Spread of those who were told the same time to come back.
 const TOLD_SPREAD: Duration = Duration::from_millis(500);
+
+/// After a failure the key is tried to be renewed again after this time, unless the stream breaks before.
+const RENEW_AGAIN: Duration = Duration::from_mins(10);
 
 /// How a link behaves.
 #[derive(Debug, Clone)]
@@ -105,6 +109,8 @@ pub struct Uplink {
     seed: u64,
     /// A fresh credential is presented this often.
     renew_every: Duration,
+    /// Where the identity is kept, and at which age its key is replaced.
+    kept: Option<(PathBuf, Duration)>,
     handle: UplinkHandle,
     list: watch::Receiver<Vec<String>>,
     events: mpsc::Sender<Event>,
@@ -114,7 +120,7 @@ pub struct Uplink {
 enum Ended {
     Stopped,
     GoAway(v1::GoAway),
-    Failed(Explained),
+    Failed(Explained, Code),
     NobodyListens,
 }
 
@@ -142,12 +148,20 @@ impl Uplink {
                 settings,
                 seed,
                 renew_every: CREDENTIAL_LIFE * 2 / 3,
+                kept: None,
                 handle,
                 list,
                 events,
             },
             receiver,
         )
+    }
+
+    /// The identity is kept in this folder: its key is replaced at this age, and one that somebody else has put there is taken over.
+    #[must_use]
+    pub fn keeping_identity_in(mut self, state: PathBuf, renew_key_after: Duration) -> Self {
+        self.kept = Some((state, renew_key_after));
+        self
     }
 
     /// To look at the link and to change the watch list.
@@ -157,7 +171,7 @@ impl Uplink {
 
     /// Until `stop`, or until trying again cannot help.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Explained> {
-        let channel = self.identity.cloud.channel()?;
+        let mut channel = self.identity.cloud.channel()?;
         let (base, cap) = self.settings.backoff;
         let mut backoff = Backoff::new(base, cap, self.seed);
         let mut rng = fastrand::Rng::with_seed(self.seed);
@@ -168,6 +182,11 @@ impl Uplink {
                 ended = self.stream(channel.clone()) => ended,
             };
             self.handle.view().disconnected();
+            if matches!(&ended, Ended::Failed(_, Code::Unauthenticated))
+                && self.take_over_identity()
+            {
+                channel = self.identity.cloud.channel()?;
+            }
             if began.elapsed() >= STABLE {
                 backoff.reset();
             }
@@ -203,7 +222,7 @@ impl Uplink {
                     };
                     (why, Duration::ZERO)
                 }
-                Ended::Failed(why) => (why, backoff.next_wait()),
+                Ended::Failed(why, _) => (why, backoff.next_wait()),
             };
             let retry_in = why.retry.then_some(wait);
             let (what, remedy) = (why.what.clone(), why.remedy.clone());
@@ -231,7 +250,49 @@ impl Uplink {
     async fn stream(&mut self, channel: Channel) -> Ended {
         match self.try_stream(channel).await {
             Ok(ended) => ended,
-            Err(status) => Ended::Failed(explain(&status)),
+            Err(status) => Ended::Failed(explain(&status, self.clock.now()), status.code()),
+        }
+    }
+
+    /// Somebody else may have renewed the key meanwhile, or enrolled the suite anew: goes on with what is stored. False when that
+    /// is what we have.
+    fn take_over_identity(&mut self) -> bool {
+        let Some((state, _)) = &self.kept else {
+            return false;
+        };
+        match Identity::load(state) {
+            Ok(stored) if stored.has_key_of(&self.identity) => false,
+            Ok(stored) => {
+                tracing::info!("the suite has another key by now, which is taken over");
+                if stored.suite_id != self.identity.suite_id {
+                    self.handle.view().lose_position();
+                }
+                self.identity = stored;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the identity could not be read again");
+                false
+            }
+        }
+    }
+
+    /// Replaces the key when it is due; never ends without one to go on with.
+    async fn renewed_key(
+        kept: Option<(PathBuf, Duration)>,
+        identity: Identity,
+        clock: Clock,
+    ) -> Identity {
+        let Some((state, after)) = kept else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep(clock.now().until(identity.renewal_due(after))).await;
+        loop {
+            match identity.renew_key(&state, &clock).await {
+                Ok(renewed) => return renewed,
+                Err(error) => tracing::warn!(%error, "the key is old and could not be renewed"),
+            }
+            tokio::time::sleep(RENEW_AGAIN).await;
         }
     }
 
@@ -252,6 +313,9 @@ impl Uplink {
         let mut patience = FIRST_ANSWER;
         let mut last_sign = Instant::now();
         let mut is_open = false;
+        let renewed_key =
+            Self::renewed_key(self.kept.clone(), self.identity.clone(), self.clock.clone());
+        let mut renewed_key = Box::pin(renewed_key);
         loop {
             tokio::select! {
                 message = tokio::time::timeout_at(last_sign + patience, down.message()) => {
@@ -292,6 +356,12 @@ impl Uplink {
                     for message in removes(&gone).chain(adds(&new)) {
                         send(&up, message).await?;
                     }
+                }
+                renewed = &mut renewed_key, if is_open => {
+                    tracing::info!("the key of the suite was renewed");
+                    self.identity = renewed;
+                    renewed_key.set(Self::renewed_key(self.kept.clone(), self.identity.clone(), self.clock.clone()));
+                    renew_at = Instant::now();
                 }
                 () = tokio::time::sleep_until(renew_at) => {
                     let token = self.identity.credential(self.clock.now()).expose().to_owned();

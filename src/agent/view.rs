@@ -15,6 +15,12 @@ const STALE_AFTER_CADENCES: u32 = 3;
 /// But not before this time, so that a short pause is no alarm.
 const STALE_AT_LEAST: Duration = Duration::from_secs(15);
 
+/// A confirmation may seem to come from the future by so much, because clocks are adjusted.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+/// People named in one [`Event::Freshness`].
+const NAMED_TOGETHER: usize = 256;
+
 /// A value of a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldValue {
@@ -30,6 +36,8 @@ pub struct HeldValue {
     leftover: bool,
     /// Came after this many heartbeats of its stream: only later ones speak of it.
     after_heartbeats: u64,
+    /// Whether those who follow the events hold it for fresh.
+    told_fresh: bool,
 }
 
 /// Coverage of a person.
@@ -96,6 +104,8 @@ pub enum Event {
         value: HeldValue,
         /// Whether it was sent as part of a snapshot.
         snapshot: bool,
+        /// Whether it could be shown as it is now when it came. Before the first heartbeat nothing can; that is told afterwards.
+        fresh: bool,
     },
     /// A person's value is no longer true, and there is none in its place.
     Gone {
@@ -113,6 +123,13 @@ pub enum Event {
     SnapshotComplete,
     /// The tenant's connection.
     TenantStatus(TenantStatus),
+    /// Values that are not fresh any more, or are so again. Everything is stale after [`Event::Disconnected`], without being named.
+    Freshness {
+        /// UPNs as asked for.
+        upns: Vec<String>,
+        /// Whether their values may be shown as they are now.
+        fresh: bool,
+    },
     /// How fresh everything is.
     Heartbeat {
         /// Everybody monitored is confirmed as of then.
@@ -233,10 +250,49 @@ impl View {
         (Some(position), names(held), names(others))
     }
 
+    /// What comes next is another suite's stream: there is nothing to resume.
+    pub fn lose_position(&mut self) {
+        self.position = None;
+    }
+
     /// The stream is gone.
     pub fn disconnected(&mut self) {
         self.connected = false;
         self.freshness = None;
+        for value in self.people.values_mut().filter_map(|p| p.value.as_mut()) {
+            value.told_fresh = false;
+        }
+    }
+
+    /// Whose values have become stale or fresh since that was told last.
+    fn freshness_news(&mut self, now: Timestamp) -> Vec<Event> {
+        let (mut fresh, mut stale) = (Vec::new(), Vec::new());
+        for person in self.people.values() {
+            let Some(value) = &person.value else { continue };
+            match (value.told_fresh, self.is_fresh(person, now)) {
+                (false, true) => fresh.push(person.upn.clone()),
+                (true, false) => stale.push(person.upn.clone()),
+                _ => {}
+            }
+        }
+        let mut events = Vec::new();
+        for (upns, fresh) in [(stale, false), (fresh, true)] {
+            for upn in &upns {
+                let value = self
+                    .people
+                    .get_mut(&key(upn))
+                    .and_then(|p| p.value.as_mut());
+                if let Some(value) = value {
+                    value.told_fresh = fresh;
+                }
+            }
+            let parts = upns.chunks(NAMED_TOGETHER);
+            events.extend(parts.map(|upns| Event::Freshness {
+                upns: upns.to_vec(),
+                fresh,
+            }));
+        }
+        events
     }
 
     /// Age of a person's value: since Microsoft last confirmed it. `None` while that cannot be told.
@@ -251,8 +307,17 @@ impl View {
                 Some(at) => at.unwrap_or_default(),
                 None => freshness.as_of,
             };
-            told.max(value.confirmed_at)
+            // A value may come between a sweep and the heartbeat that speaks of it; never from after that heartbeat.
+            if value.confirmed_at <= freshness.sent_at {
+                told.max(value.confirmed_at)
+            } else {
+                told
+            }
         };
+        // Confirmed in the cloud's future: its clock was put back, and nobody knows how old that is.
+        if confirmed > freshness.sent_at.plus(CLOCK_SLACK) {
+            return None;
+        }
         Some(confirmed.until(freshness.sent_at) + freshness.received_at.until(now))
     }
 
@@ -302,14 +367,20 @@ impl View {
         use v1::watch_response::Response;
         match response {
             Response::Opened(opened) => self.opened(&opened),
-            Response::Presences(presences) => self.presences(presences),
+            Response::Presences(presences) => self.presences(presences, now),
             Response::Coverage(coverage) => self.coverage(coverage),
             Response::TenantStatus(status) => {
                 let status = tenant_status(status);
                 self.tenant = Some(status.clone());
-                vec![Event::TenantStatus(status)]
+                let mut events = vec![Event::TenantStatus(status)];
+                events.extend(self.freshness_news(now));
+                events
             }
-            Response::Heartbeat(heartbeat) => vec![self.heartbeat(heartbeat, now)],
+            Response::Heartbeat(heartbeat) => {
+                let mut events = vec![self.heartbeat(heartbeat, now)];
+                events.extend(self.freshness_news(now));
+                events
+            }
             Response::GoAway(go_away) => {
                 self.advance(go_away.position);
                 Vec::new()
@@ -343,7 +414,7 @@ impl View {
         }]
     }
 
-    fn presences(&mut self, message: v1::Presences) -> Vec<Event> {
+    fn presences(&mut self, message: v1::Presences, now: Timestamp) -> Vec<Event> {
         let snapshot = message.kind == v1::PresencesKind::Snapshot as i32;
         let mut events = Vec::new();
         for told in message.presences {
@@ -369,13 +440,26 @@ impl View {
                 confirmed_at: time(told.confirmed_at),
                 leftover: false,
                 after_heartbeats: self.heartbeats,
+                told_fresh: false,
             };
-            person.value = Some(value.clone());
-            events.push(Event::Presence {
-                upn: person.upn.clone(),
+            let upn = person.upn.clone();
+            person.value = Some(value);
+            // The event itself says whether it is fresh.
+            let fresh = self
+                .people
+                .get(&key(&upn))
+                .is_some_and(|person| self.is_fresh(person, now));
+            let value = self.people.get_mut(&key(&upn)).and_then(|person| {
+                let value = person.value.as_mut()?;
+                value.told_fresh = fresh;
+                Some(value.clone())
+            });
+            events.extend(value.map(|value| Event::Presence {
+                upn,
                 value,
                 snapshot,
-            });
+                fresh,
+            }));
         }
         if message.snapshot_complete {
             for person in self.people.values_mut() {

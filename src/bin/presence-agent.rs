@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use presence_bridge::agent::connection::CloudAddress;
-use presence_bridge::agent::identity::{Enrolment, Identity};
+use presence_bridge::agent::identity::{Enrolment, Identity, check_not_enrolled};
 use presence_bridge::agent::json;
 use presence_bridge::agent::table::{self, Screen, Wish};
 use presence_bridge::agent::uplink::{Uplink, UplinkHandle, UplinkSettings};
@@ -146,6 +146,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             ca,
             replace,
         } => {
+            // Before anybody looks for a code that is of no use then.
+            check_not_enrolled(&state, replace)?;
             let (url, code, name) = match (cloud, ini) {
                 (_, Some(path)) => {
                     let ini = PresenceIni::read(&path).map_err(|e| anyhow!("{e}"))?;
@@ -257,22 +259,6 @@ fn watch_list(
     Ok(upns)
 }
 
-async fn load(config: &AgentConfig, state: &Path) -> anyhow::Result<Identity> {
-    let clock = Clock::system();
-    let identity = Identity::load(state)?;
-    if identity.key_made_at.until(clock.now()) < config.renew_key_after {
-        return Ok(identity);
-    }
-    // Not reaching the cloud is no reason not to try with the old key.
-    match identity.renew_key(state, &clock).await {
-        Ok(renewed) => Ok(renewed),
-        Err(e) => {
-            tracing::warn!(error = %e, "the key is old and could not be renewed");
-            Ok(identity)
-        }
-    }
-}
-
 async fn watch(
     config: &AgentConfig,
     state: &Path,
@@ -280,13 +266,14 @@ async fn watch(
     json: bool,
     length: Option<Duration>,
 ) -> anyhow::Result<ExitCode> {
-    let identity = load(config, state).await?;
+    let identity = Identity::load(state)?;
     let cloud = identity.cloud.url.to_string();
     let settings = UplinkSettings {
         backoff: config.backoff,
     };
     let (uplink, events) =
         Uplink::new(identity, upns, Clock::system(), settings, fastrand::u64(..));
+    let uplink = uplink.keeping_identity_in(state.into(), config.renew_key_after);
     let handle = uplink.handle();
     let stop = CancellationToken::new();
     let end = async {
@@ -339,6 +326,16 @@ async fn print(handle: &UplinkHandle, mut events: mpsc::Receiver<Event>, json: b
     }
 }
 
+/// The first few of many names.
+fn some_of(upns: &[String]) -> String {
+    let shown = upns.len().min(5);
+    let names = upns[..shown].join(", ");
+    match upns.len() - shown {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
 /// An event for people without a terminal to draw on; empty when it is of no interest.
 fn plain(event: &Event, now: presence_bridge::model::Timestamp) -> String {
     match event {
@@ -351,6 +348,14 @@ fn plain(event: &Event, now: presence_bridge::model::Timestamp) -> String {
         }
         Event::Presence { upn, value, .. } => {
             format!("{now} {upn}: {}", table::words(&value.presence))
+        }
+        Event::Freshness { upns, fresh } => {
+            let what = if *fresh {
+                "confirmed"
+            } else {
+                "STALE, no longer confirmed"
+            };
+            format!("{now} {what}: {}", some_of(upns))
         }
         Event::Gone { upn } => format!("{now} {upn}: no longer known"),
         Event::Coverage { upn, coverage } if !coverage.detail.is_empty() => {

@@ -43,7 +43,8 @@ enum Resolution {
 #[derive(Debug)]
 struct Entry {
     resolution: Resolution,
-    since: Timestamp,
+    /// Coverage as last noted, and since when it holds.
+    covered: (CoverageState, Timestamp),
     /// When to look up next; `None` while a lookup is under way, or never.
     due: Option<Timestamp>,
     not_found_in_a_row: u32,
@@ -53,10 +54,12 @@ struct Entry {
 /// What a lookup changed for one UPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moved {
-    /// The account it named before, if that is another.
+    /// The account it named before, if that is another and nobody watches it under any other name.
     pub before: Option<UserId>,
     /// The account it names now, if that is another.
     pub after: Option<UserId>,
+    /// Whether it named another account until now.
+    pub renamed: bool,
     /// Whether anything changed at all.
     pub changed: bool,
 }
@@ -98,7 +101,7 @@ impl Directory {
             };
             Entry {
                 resolution,
-                since: now,
+                covered: (CoverageState::Resolving, now),
                 due,
                 not_found_in_a_row: 0,
                 watchers: BTreeSet::new(),
@@ -161,7 +164,7 @@ impl Directory {
     /// Microsoft says that a UPN names this account.
     pub fn found(&mut self, upn: &Upn, user: UserId, now: Timestamp) -> Moved {
         let due = now.plus(self.pace.found);
-        let moved = self.settle(upn, Resolution::Found(user), due, now);
+        let moved = self.settle(upn, Resolution::Found(user), due);
         if let Some(entry) = self.entries.get_mut(upn) {
             entry.not_found_in_a_row = 0;
             self.by_user.entry(user).or_default().insert(upn.clone());
@@ -182,12 +185,12 @@ impl Directory {
                 .saturating_mul(factor)
                 .min(self.pace.found),
         );
-        self.settle(upn, Resolution::NotFound, due, now)
+        self.settle(upn, Resolution::NotFound, due)
     }
 
     /// The lookup was refused for want of a permission.
-    pub fn no_permission(&mut self, upn: &Upn, now: Timestamp, retry_at: Timestamp) -> Moved {
-        self.settle(upn, Resolution::NoPermission, retry_at, now)
+    pub fn no_permission(&mut self, upn: &Upn, retry_at: Timestamp) -> Moved {
+        self.settle(upn, Resolution::NoPermission, retry_at)
     }
 
     /// The lookup did not take place or failed: what was known stays, and it is due again at `retry_at`.
@@ -206,13 +209,7 @@ impl Directory {
         }
     }
 
-    fn settle(
-        &mut self,
-        upn: &Upn,
-        resolution: Resolution,
-        due: Timestamp,
-        now: Timestamp,
-    ) -> Moved {
+    fn settle(&mut self, upn: &Upn, resolution: Resolution, due: Timestamp) -> Moved {
         let Some(entry) = self.entries.get_mut(upn) else {
             return Moved::default();
         };
@@ -221,12 +218,12 @@ impl Directory {
             return Moved::default();
         }
         let old = std::mem::replace(&mut entry.resolution, resolution);
-        entry.since = now;
         let mut moved = Moved {
             changed: true,
             ..Moved::default()
         };
         if let Resolution::Found(user) = old {
+            moved.renamed = matches!(resolution, Resolution::Found(_));
             moved.before = self.unlink(user, upn);
         }
         if let Resolution::Found(user) = resolution {
@@ -256,21 +253,40 @@ impl Directory {
             .flat_map(|e| e.watchers.iter().copied())
     }
 
-    /// Coverage of a UPN and since when; `of_user` tells it for an account.
+    /// Coverage of a UPN; `of_user` tells it for an account.
     pub fn coverage(
         &self,
         upn: &Upn,
         of_user: impl FnOnce(UserId) -> CoverageState,
-    ) -> Option<(CoverageState, Timestamp)> {
-        let entry = self.entries.get(upn)?;
-        let state = match entry.resolution {
+    ) -> Option<CoverageState> {
+        Some(match self.entries.get(upn)?.resolution {
             Resolution::Unresolved => CoverageState::Resolving,
             Resolution::Found(user) => of_user(user),
             Resolution::NotFound => CoverageState::NotFound,
             Resolution::NoPermission => CoverageState::NoPermission,
             Resolution::Guest => CoverageState::Guest,
-        };
-        Some((state, entry.since))
+        })
+    }
+
+    /// As [`Directory::coverage`], to be told: with since when it holds, and whether it is news.
+    pub fn note_coverage(
+        &mut self,
+        upn: &Upn,
+        of_user: impl FnOnce(UserId) -> CoverageState,
+        now: Timestamp,
+    ) -> Option<(CoverageState, Timestamp, bool)> {
+        let state = self.coverage(upn, of_user)?;
+        let entry = self.entries.get_mut(upn)?;
+        let news = entry.covered.0 != state;
+        if news {
+            entry.covered = (state, now);
+        }
+        Some((state, entry.covered.1, news))
+    }
+
+    /// Whether anybody watches this UPN.
+    pub fn is_watched(&self, upn: &Upn) -> bool {
+        self.entries.contains_key(upn)
     }
 
     /// All watched UPNs.
@@ -323,9 +339,9 @@ mod tests {
         assert_eq!(
             moved,
             Moved {
-                before: None,
                 after: Some(user(1)),
-                changed: true
+                changed: true,
+                ..Moved::default()
             }
         );
         assert_eq!(d.next_due(), Some(at(1 + 24 * 3600)));
@@ -357,6 +373,7 @@ mod tests {
             Moved {
                 before: Some(user(1)),
                 after: Some(user(2)),
+                renamed: true,
                 changed: true
             }
         );
@@ -365,13 +382,13 @@ mod tests {
             moved,
             Moved {
                 before: Some(user(2)),
-                after: None,
-                changed: true
+                changed: true,
+                ..Moved::default()
             }
         );
         assert_eq!(
             d.coverage(&upn("ann"), |_| unreachable!()),
-            Some((CoverageState::NotFound, at(6)))
+            Some(CoverageState::NotFound)
         );
     }
 
@@ -413,7 +430,25 @@ mod tests {
         assert_eq!(d.take_due(at(25 * 3600), 10).len(), 2);
         assert_eq!(
             d.coverage(&guest, |_| unreachable!()),
-            Some((CoverageState::Guest, at(0)))
+            Some(CoverageState::Guest)
+        );
+    }
+
+    #[test]
+    fn coverage_is_told_with_the_time_since_when_it_holds() {
+        use CoverageState::{Monitored, Quarantined, Resolving};
+        let mut d = directory();
+        let ann = upn("ann");
+        d.watch(&ann, A, None, at(0));
+        let note = |d: &mut Directory, state, secs| d.note_coverage(&ann, |_| state, at(secs));
+        assert_eq!(note(&mut d, Resolving, 1), Some((Resolving, at(0), false)));
+        d.found(&ann, user(1), at(2));
+        assert_eq!(note(&mut d, Resolving, 2), Some((Resolving, at(0), false)));
+        assert_eq!(note(&mut d, Monitored, 3), Some((Monitored, at(3), true)));
+        assert_eq!(note(&mut d, Monitored, 9), Some((Monitored, at(3), false)));
+        assert_eq!(
+            note(&mut d, Quarantined, 50),
+            Some((Quarantined, at(50), true))
         );
     }
 }

@@ -5,7 +5,7 @@
 
 pub mod mailbox;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,18 +51,63 @@ pub struct Opened {
     pub resumed: bool,
 }
 
+/// A stream that has a place, but has not begun: nobody is watched yet.
+pub struct Reserved {
+    /// The stream.
+    pub id: StreamId,
+    /// What waits for it.
+    pub mailbox: Arc<Mailbox>,
+}
+
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To last.
+    Lasting,
+    /// One answer. Does not count as a stream of its suite.
+    OneAnswer,
+}
+
 struct Stream {
     suite: SuiteId,
+    purpose: Purpose,
     max_watched: usize,
     mailbox: Arc<Mailbox>,
     /// Watched, with the spelling asked for.
     watched: HashMap<Upn, Arc<str>>,
-    /// Asked for beyond the plan, in order.
-    over_plan: Vec<(Upn, Arc<str>)>,
+    over_plan: OverPlan,
     /// Named when the stream opened, and without a value or a final coverage so far. `None` when the snapshot is complete.
     awaited: Option<HashSet<Upn>>,
     /// Names of the opening are still being taken in: the snapshot cannot be complete yet.
     opening: bool,
+}
+
+/// Asked for beyond the plan, in order.
+#[derive(Default)]
+struct OverPlan {
+    order: BTreeMap<u64, (Upn, Arc<str>)>,
+    places: HashMap<Upn, u64>,
+    next: u64,
+}
+
+impl OverPlan {
+    fn push(&mut self, upn: Upn, asked: Arc<str>) {
+        if !self.places.contains_key(&upn) {
+            self.places.insert(upn.clone(), self.next);
+            self.order.insert(self.next, (upn, asked));
+            self.next += 1;
+        }
+    }
+
+    fn remove(&mut self, upn: &Upn) {
+        if let Some(place) = self.places.remove(upn) {
+            self.order.remove(&place);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
 }
 
 /// Tells which account a UPN named when it was last looked up, and when that was.
@@ -84,6 +129,8 @@ pub struct TenantHub {
     state: TenantState,
     directory: Directory,
     streams: HashMap<StreamId, Stream>,
+    /// Whom each suite watches, and on how many streams: a plan counts people, not streams.
+    suites: HashMap<SuiteId, HashMap<Upn, usize>>,
     next_stream: u64,
     status: (Health, Option<Duration>),
 }
@@ -95,23 +142,53 @@ impl TenantHub {
             state: TenantState::new(epoch),
             directory: Directory::new(pace),
             streams: HashMap::new(),
+            suites: HashMap::new(),
             next_stream: 1,
             status: (health, None),
         }
     }
 
-    /// Opens a stream of a suite that may watch `max_watched` people on all its streams together.
-    ///
-    /// `resume` holds for `names`, of whom the suite holds values as of that position.
-    pub fn open(
+    /// Takes a place for a stream of a suite that may watch `max_watched` people on all its streams together. `None` when the suite
+    /// has as many lasting streams as `max_streams` already.
+    pub fn reserve(
         &mut self,
         suite: SuiteId,
         max_watched: usize,
+        purpose: Purpose,
+        max_streams: usize,
+    ) -> Option<Reserved> {
+        if purpose == Purpose::Lasting && self.streams_of(suite) >= max_streams {
+            return None;
+        }
+        let id = StreamId(self.next_stream);
+        self.next_stream += 1;
+        let mailbox = Arc::new(Mailbox::new(self.state.position()));
+        self.streams.insert(
+            id,
+            Stream {
+                suite,
+                purpose,
+                max_watched,
+                mailbox: Arc::clone(&mailbox),
+                watched: HashMap::new(),
+                over_plan: OverPlan::default(),
+                awaited: None,
+                opening: true,
+            },
+        );
+        Some(Reserved { id, mailbox })
+    }
+
+    /// Begins a stream that has a place. `resume` holds for `names`, of whom the suite holds values as of that position.
+    pub fn begin(
+        &mut self,
+        reserved: Reserved,
         names: &[String],
         resume: Option<Position>,
         known: Known<'_>,
         now: Timestamp,
     ) -> Opened {
+        let Reserved { id, mailbox } = reserved;
         let latest = self.state.position();
         let resumed =
             resume.filter(|at| at.epoch == latest.epoch && at.sequence <= latest.sequence);
@@ -119,22 +196,11 @@ impl TenantHub {
             sequence: crate::model::Sequence(0),
             ..latest
         };
-        let mailbox = Arc::new(Mailbox::new(latest, resumed.unwrap_or(nothing_yet)));
-        let id = StreamId(self.next_stream);
-        self.next_stream += 1;
+        mailbox.begin(latest, resumed.unwrap_or(nothing_yet));
         mailbox.put_status(self.status.0.clone(), self.status.1);
-        self.streams.insert(
-            id,
-            Stream {
-                suite,
-                max_watched,
-                mailbox: Arc::clone(&mailbox),
-                watched: HashMap::new(),
-                over_plan: Vec::new(),
-                awaited: resumed.is_none().then(HashSet::new),
-                opening: true,
-            },
-        );
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.awaited = resumed.is_none().then(HashSet::new);
+        }
         self.watch(id, names, resumed, known, now);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.opening = false;
@@ -148,6 +214,22 @@ impl TenantHub {
             position: latest,
             resumed: resumed.is_some(),
         }
+    }
+
+    /// Reserves a place and begins at once.
+    pub fn open(
+        &mut self,
+        suite: SuiteId,
+        max_watched: usize,
+        names: &[String],
+        resume: Option<Position>,
+        known: Known<'_>,
+        now: Timestamp,
+    ) -> Opened {
+        let reserved = self
+            .reserve(suite, max_watched, Purpose::Lasting, usize::MAX)
+            .expect("there is always room below the highest number");
+        self.begin(reserved, names, resume, known, now)
     }
 
     /// Watches more people.
@@ -164,7 +246,9 @@ impl TenantHub {
             }
         }
         self.settle_snapshot(id);
-        self.fill_from_over_plan(id, known, now);
+        if let Some(stream) = self.streams.get(&id) {
+            self.fill_up(stream.suite, known, now);
+        }
         self.tell_freshness(Some(id));
     }
 
@@ -177,7 +261,8 @@ impl TenantHub {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        stream.over_plan.clear();
+        let suite = stream.suite;
+        stream.over_plan = OverPlan::default();
         let gone: Vec<Upn> = stream
             .watched
             .keys()
@@ -189,19 +274,22 @@ impl TenantHub {
         }
         self.watch(id, names, None, known, now);
         self.settle_snapshot(id);
+        self.fill_up(suite, known, now);
         self.tell_freshness(Some(id));
     }
 
     /// The stream has ended.
-    pub fn close(&mut self, id: StreamId, now: Timestamp) {
+    pub fn close(&mut self, id: StreamId, known: Known<'_>, now: Timestamp) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
+        let suite = stream.suite;
         let watched: Vec<Upn> = stream.watched.keys().cloned().collect();
         for upn in watched {
             self.unwatch(id, &upn, now);
         }
         self.streams.remove(&id);
+        self.fill_up(suite, known, now);
         self.state.forget(now, LINGER);
     }
 
@@ -213,7 +301,6 @@ impl TenantHub {
         known: Known<'_>,
         now: Timestamp,
     ) {
-        let mut room = self.room(id);
         for name in names {
             let Some(stream) = self.streams.get_mut(&id) else {
                 return;
@@ -229,18 +316,18 @@ impl TenantHub {
                 continue;
             }
             let asked: Arc<str> = name.as_str().into();
-            if room == 0 {
+            let people = self.suites.entry(stream.suite).or_default();
+            if people.len() >= stream.max_watched && !people.contains_key(&upn) {
                 stream
                     .mailbox
                     .put_coverage(&upn, Arc::clone(&asked), CoverageState::OverPlan, now);
-                if stream.over_plan.len() < stream.max_watched
-                    && stream.over_plan.iter().all(|(waiting, _)| *waiting != upn)
-                {
-                    stream.over_plan.push((upn, asked));
+                if stream.over_plan.len() < stream.max_watched {
+                    stream.over_plan.push(upn, asked);
                 }
                 continue;
             }
-            room -= 1;
+            *people.entry(upn.clone()).or_default() += 1;
+            stream.over_plan.remove(&upn);
             stream.watched.insert(upn.clone(), asked);
             if let Some(awaited) = &mut stream.awaited {
                 awaited.insert(upn.clone());
@@ -248,13 +335,13 @@ impl TenantHub {
             if let Some(user) = self.directory.watch(&upn, id, known(&upn), now) {
                 self.state.watch(user);
             }
-            self.welcome(id, &upn, resumed);
+            self.welcome(id, &upn, resumed, now);
         }
     }
 
     /// Tells a stream what is known of a person it has begun to watch.
-    fn welcome(&mut self, id: StreamId, upn: &Upn, resumed: Option<Position>) {
-        let coverage = self.coverage(upn);
+    fn welcome(&mut self, id: StreamId, upn: &Upn, resumed: Option<Position>, now: Timestamp) {
+        let coverage = self.note_coverage(upn, now);
         let value = self.directory.user(upn).and_then(|user| {
             self.state
                 .value(user)
@@ -268,7 +355,7 @@ impl TenantHub {
         {
             stream.say_value(upn, value, confirmed_at, resumed.is_none());
         }
-        if let Some((state, since)) = coverage
+        if let Some((state, since, _)) = coverage
             && state != CoverageState::Monitored
         {
             stream.say_coverage(upn, state, since);
@@ -279,11 +366,22 @@ impl TenantHub {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        stream.over_plan.retain(|(waiting, _)| waiting != upn);
+        stream.mailbox.drop_person(upn);
         if stream.watched.remove(upn).is_none() {
+            stream.over_plan.remove(upn);
             return;
         }
-        stream.mailbox.drop_person(upn);
+        if let Some(people) = self.suites.get_mut(&stream.suite) {
+            if let Some(streams) = people.get_mut(upn) {
+                *streams -= 1;
+                if *streams == 0 {
+                    people.remove(upn);
+                }
+            }
+            if people.is_empty() {
+                self.suites.remove(&stream.suite);
+            }
+        }
         if let Some(awaited) = &mut stream.awaited {
             awaited.remove(upn);
         }
@@ -292,32 +390,44 @@ impl TenantHub {
         }
     }
 
-    /// How many more people a stream may watch.
-    fn room(&self, id: StreamId) -> usize {
-        let Some(stream) = self.streams.get(&id) else {
-            return 0;
-        };
-        let used: usize = self
+    /// There is room on a suite's plan again: whoever waits for it on any of its streams is watched.
+    fn fill_up(&mut self, suite: SuiteId, known: Known<'_>, now: Timestamp) {
+        let mut waiting: Vec<StreamId> = self
             .streams
-            .values()
-            .filter(|other| other.suite == stream.suite)
-            .map(|other| other.watched.len())
-            .sum();
-        stream.max_watched.saturating_sub(used)
-    }
-
-    fn fill_from_over_plan(&mut self, id: StreamId, known: Known<'_>, now: Timestamp) {
-        let room = self.room(id);
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        let count = room.min(stream.over_plan.len());
-        let names: Vec<String> = stream
-            .over_plan
-            .drain(..count)
-            .map(|(_, asked)| asked.to_string())
+            .iter()
+            .filter(|(_, stream)| stream.suite == suite && stream.over_plan.len() > 0)
+            .map(|(id, _)| *id)
             .collect();
-        self.watch(id, &names, None, known, now);
+        waiting.sort_unstable();
+        let nobody = HashMap::new();
+        let watched = self.suites.get(&suite).map_or(0, HashMap::len);
+        if !waiting
+            .iter()
+            .filter_map(|id| self.streams.get(id))
+            .any(|stream| watched < stream.max_watched)
+        {
+            return;
+        }
+        for id in waiting {
+            let Some(stream) = self.streams.get(&id) else {
+                continue;
+            };
+            let people = self.suites.get(&suite).unwrap_or(&nobody);
+            let mut room = stream.max_watched.saturating_sub(people.len());
+            let mut names = Vec::new();
+            for (upn, asked) in stream.over_plan.order.values() {
+                if people.contains_key(upn) {
+                    names.push(asked.to_string());
+                } else if room > 0 {
+                    room -= 1;
+                    names.push(asked.to_string());
+                }
+            }
+            if !names.is_empty() {
+                self.watch(id, &names, None, known, now);
+                self.tell_freshness(Some(id));
+            }
+        }
     }
 
     fn settle_snapshot(&mut self, id: StreamId) {
@@ -340,10 +450,12 @@ impl TenantHub {
     pub fn apply_lookup(&mut self, outcome: LookupOutcome, now: Timestamp) {
         let mut met_again = false;
         for (upn, user) in outcome.found {
+            let is_watched = self.directory.is_watched(&upn);
             let moved = self.directory.found(&upn, user, now);
-            met_again |= moved
-                .after
-                .is_some_and(|user| self.state.value(user).is_some());
+            if let Some(after) = moved.after.or((!is_watched).then_some(user)) {
+                // Also when nobody watches the UPN just now: whoever comes back may hold the value of the account it named before.
+                met_again |= self.state.restamp(after).is_some();
+            }
             self.apply_move(&upn, moved, now);
         }
         for upn in outcome.not_found {
@@ -354,15 +466,15 @@ impl TenantHub {
             self.apply_move(&upn, moved, now);
         }
         for upn in outcome.no_permission {
-            let moved = self
-                .directory
-                .no_permission(&upn, now, now.plus(Duration::from_hours(1)));
+            let retry_at = now.plus(Duration::from_hours(1));
+            let moved = self.directory.no_permission(&upn, retry_at);
             self.apply_move(&upn, moved, now);
         }
         for (upn, retry_at) in outcome.failed {
             self.directory.failed(&upn, retry_at);
         }
         if met_again {
+            self.advance();
             // A value kept from earlier is older than the last sweep: said behind it, before it can pass for confirmed.
             self.tell_freshness(None);
         }
@@ -374,17 +486,29 @@ impl TenantHub {
         }
         if let Some(after) = moved.after {
             self.state.watch(after);
-            if let Some((value, confirmed_at)) = self.state.value(after) {
-                let value = Arc::clone(value);
-                for stream in self.directory.watchers(upn) {
-                    if let Some(stream) = self.streams.get_mut(&stream) {
-                        stream.say_value(upn, Arc::clone(&value), confirmed_at, false);
-                    }
+            let value = self.state.value(after).map(|(v, at)| (Arc::clone(v), at));
+            for stream in self.directory.watchers(upn) {
+                let Some(stream) = self.streams.get_mut(&stream) else {
+                    continue;
+                };
+                match &value {
+                    Some((value, at)) => stream.say_value(upn, Arc::clone(value), *at, false),
+                    // What is held under this name is another person's. Nothing takes its place yet.
+                    None if moved.renamed => stream.say_forget(upn, now),
+                    None => {}
                 }
             }
         }
         if moved.changed {
-            self.tell_coverage(upn);
+            self.tell_coverage(upn, moved.renamed, now);
+        }
+    }
+
+    /// Every stream has in its mailbox what concerns it.
+    fn advance(&self) {
+        let latest = self.state.position();
+        for stream in self.streams.values() {
+            stream.mailbox.advance(latest);
         }
     }
 
@@ -424,14 +548,11 @@ impl TenantHub {
                 }
             }
         }
-        self.tell_coverage_of(&coverage);
+        self.tell_coverage_of(&coverage, now);
         for user in recheck {
             self.directory.recheck(user, now);
         }
-        let latest = self.state.position();
-        for stream in self.streams.values() {
-            stream.mailbox.advance(latest);
-        }
+        self.advance();
         changes.len()
     }
 
@@ -442,7 +563,7 @@ impl TenantHub {
             .copied()
             .filter(|user| self.state.quarantine(*user, now))
             .collect();
-        self.tell_coverage_of(&news);
+        self.tell_coverage_of(&news, now);
         for user in news {
             self.directory.recheck(user, now);
         }
@@ -481,26 +602,41 @@ impl TenantHub {
         }
     }
 
-    fn coverage(&self, upn: &Upn) -> Option<(CoverageState, Timestamp)> {
+    fn coverage(&self, upn: &Upn) -> Option<CoverageState> {
         self.directory
             .coverage(upn, |user| self.state.coverage(user))
     }
 
-    fn tell_coverage_of(&mut self, users: &[UserId]) {
+    fn note_coverage(
+        &mut self,
+        upn: &Upn,
+        now: Timestamp,
+    ) -> Option<(CoverageState, Timestamp, bool)> {
+        let Self {
+            directory, state, ..
+        } = self;
+        directory.note_coverage(upn, |user| state.coverage(user), now)
+    }
+
+    fn tell_coverage_of(&mut self, users: &[UserId], now: Timestamp) {
         let upns: Vec<Upn> = users
             .iter()
             .flat_map(|user| self.directory.names(*user))
             .cloned()
             .collect();
         for upn in upns {
-            self.tell_coverage(&upn);
+            self.tell_coverage(&upn, false, now);
         }
     }
 
-    fn tell_coverage(&mut self, upn: &Upn) {
-        let Some((state, since)) = self.coverage(upn) else {
+    /// Tells who watches a UPN what coverage it has, if that is news or told `anyway`.
+    fn tell_coverage(&mut self, upn: &Upn, anyway: bool, now: Timestamp) {
+        let Some((state, since, news)) = self.note_coverage(upn, now) else {
             return;
         };
+        if !news && !anyway {
+            return;
+        }
         for id in self.directory.watchers(upn) {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.say_coverage(upn, state, since);
@@ -543,11 +679,11 @@ impl TenantHub {
         stalled.map(|stream| stream.mailbox.end(end)).count()
     }
 
-    /// How many streams a suite has open.
+    /// How many lasting streams a suite has open.
     pub fn streams_of(&self, suite: SuiteId) -> usize {
         self.streams
             .values()
-            .filter(|stream| stream.suite == suite)
+            .filter(|stream| stream.suite == suite && stream.purpose == Purpose::Lasting)
             .count()
     }
 
@@ -564,8 +700,8 @@ impl TenantHub {
         };
         for upn in self.directory.upns() {
             match self.coverage(upn) {
-                Some((CoverageState::Monitored, _)) => count.monitored += 1,
-                Some((CoverageState::Resolving, _)) => count.resolving += 1,
+                Some(CoverageState::Monitored) => count.monitored += 1,
+                Some(CoverageState::Resolving) => count.resolving += 1,
                 _ => {}
             }
         }
@@ -624,6 +760,16 @@ impl Stream {
             _ => {}
         }
         self.no_longer_await(upn);
+    }
+
+    /// What the suite holds of this person is no longer true. Coverage as it is now must follow.
+    fn say_forget(&mut self, upn: &Upn, now: Timestamp) {
+        let Some(asked) = self.watched.get(upn) else {
+            return;
+        };
+        self.mailbox.drop_value(upn);
+        self.mailbox
+            .put_coverage(upn, Arc::clone(asked), CoverageState::NotFound, now);
     }
 
     fn no_longer_await(&mut self, upn: &Upn) {

@@ -1,24 +1,29 @@
 //! Our own accept loop: tonic and axum are mounted on it as services. Design decision 13.
 //!
-//! Limits from `security-and-faults.md` §5. The loop outlives every connection and every accept error.
+//! Limits from `security-and-faults.md` §4 and §5. The loop outlives every connection and every accept error.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::server::graceful::GracefulConnection;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -29,8 +34,21 @@ const MAX_CONNECTIONS: usize = 20_000;
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// A connection without a request by then is closed: silent ones must not take the place of suites.
+/// A connection on which nobody has shown by then who he is is closed: strangers must not take the place of suites.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// A connection on which nothing is asked and nothing is answered for this long is closed.
+const IDLE: Duration = Duration::from_mins(5);
+
+/// Open connections of one address.
+const MAX_PER_ADDRESS: usize = 200;
+
+/// Connections of one address accepted per second in the long run, and at once.
+const ACCEPTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
+const ACCEPTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// With more addresses remembered than this, those that are at rest are forgotten.
+const ADDRESSES_KEPT: usize = 10_000;
 
 /// Rest after an accept error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -38,6 +56,42 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// Who is at the other end; in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
+
+impl Peer {
+    /// Under which address it is counted: that of its network, where a host has a whole network to choose from. `None` for this
+    /// machine itself: behind a proxy everybody comes from there.
+    pub fn counted_as(self) -> Option<IpAddr> {
+        let address = self.0.to_canonical();
+        if address.is_loopback() {
+            return None;
+        }
+        Some(match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        })
+    }
+}
+
+/// What happens on a connection.
+struct Activity {
+    /// Somebody has shown who he is.
+    admitted: AtomicBool,
+    /// Requests whose answer has not ended.
+    open: AtomicUsize,
+    /// When the last of them ended.
+    rested_since: Mutex<Instant>,
+}
+
+/// In the extensions of every request: to be told when the caller has shown who he is.
+#[derive(Clone)]
+struct Admission(Arc<Activity>);
+
+/// The caller has shown who he is: the connection may stay open.
+pub fn admit(extensions: &http::Extensions) {
+    if let Some(Admission(activity)) = extensions.get() {
+        activity.admitted.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +159,7 @@ fn http() -> auto::Builder<TokioExecutor> {
 }
 
 /// Serves until `stop`, then waits up to `grace` for what is under way. `tls: None` is plain text, for loopback and for a
-/// terminating proxy.
+/// terminating proxy: then nothing is counted by address, because everybody comes from there.
 pub async fn serve<S>(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -120,8 +174,9 @@ pub async fn serve<S>(
     S::Future: Send + 'static,
 {
     let acceptor = tls.map(TlsAcceptor::from);
-    let (graceful, slots, http) = (
-        GracefulShutdown::new(),
+    let behind_proxy = acceptor.is_none();
+    let (addresses, slots, http) = (
+        Arc::new(Addresses::default()),
         Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         http(),
     );
@@ -131,13 +186,21 @@ pub async fn serve<S>(
             () = stop.cancelled() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
+                Ok((socket, address)) => (socket, Peer(address.ip())),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_REST).await;
                     continue;
                 }
             },
+        };
+        let place = if behind_proxy {
+            None
+        } else if let Some(place) = addresses.enter(peer) {
+            Some(place)
+        } else {
+            tracing::debug!("connection refused: too many from one address");
+            continue;
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             tracing::warn!(
@@ -147,33 +210,96 @@ pub async fn serve<S>(
             continue;
         };
         let (acceptor, http, service) = (acceptor.clone(), http.clone(), service.clone());
-        let (stop, watcher) = (stop.clone(), graceful.watcher());
+        let stop = stop.clone();
         connections.spawn(async move {
-            let _slot = slot;
+            let _place = (slot, place);
             let _ = socket.set_nodelay(true);
-            let asked = Arc::new(AtomicBool::new(false));
-            let service = with_peer(service, peer, Arc::clone(&asked));
+            let activity = Arc::new(Activity {
+                admitted: AtomicBool::new(false),
+                open: AtomicUsize::new(0),
+                rested_since: Mutex::new(Instant::now()),
+            });
+            let seen = Arc::clone(&activity);
+            let service = hyper::service::service_fn(move |request| {
+                answer(service.clone(), request, peer, Arc::clone(&seen))
+            });
             match acceptor {
                 None => {
                     let connection = http.serve_connection(TokioIo::new(socket), service);
-                    unless_silent(watcher.watch(connection.into_owned()), &asked).await;
+                    converse(connection, &activity, stop).await;
                 }
                 Some(acceptor) => {
                     let Some(stream) = handshake(&acceptor, socket, &stop).await else {
                         return;
                     };
                     let connection = http.serve_connection(TokioIo::new(stream), service);
-                    unless_silent(watcher.watch(connection.into_owned()), &asked).await;
+                    converse(connection, &activity, stop).await;
                 }
             }
         });
     }
     drop(listener);
-    if tokio::time::timeout(grace, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, all).await.is_err() {
         connections.shutdown().await;
+    }
+}
+
+/// How many connections are open, by address.
+type OpenByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// Who has how many connections.
+struct Addresses {
+    accepts: DefaultKeyedRateLimiter<IpAddr>,
+    open: OpenByAddress,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        let quota = Quota::per_second(ACCEPTS_PER_SECOND).allow_burst(ACCEPTS_AT_ONCE);
+        Self {
+            accepts: RateLimiter::keyed(quota),
+            open: Arc::default(),
+        }
+    }
+}
+
+/// A connection that counts until this is dropped.
+struct Entered(Option<(IpAddr, OpenByAddress)>);
+
+impl Addresses {
+    /// `None` when there are too many from there.
+    fn enter(&self, peer: Peer) -> Option<Entered> {
+        let Some(address) = peer.counted_as() else {
+            return Some(Entered(None));
+        };
+        if self.accepts.len() > ADDRESSES_KEPT {
+            self.accepts.retain_recent();
+        }
+        self.accepts.check_key(&address).ok()?;
+        let mut all = self.open.lock().expect("nothing panics while counting");
+        let open = all.entry(address).or_default();
+        if *open >= MAX_PER_ADDRESS {
+            return None;
+        }
+        *open += 1;
+        drop(all);
+        Some(Entered(Some((address, Arc::clone(&self.open)))))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let Some((address, all)) = self.0.take() else {
+            return;
+        };
+        let mut all = all.lock().expect("nothing panics while counting");
+        if let Some(open) = all.get_mut(&address) {
+            *open -= 1;
+            if *open == 0 {
+                all.remove(&address);
+            }
+        }
     }
 }
 
@@ -187,53 +313,239 @@ async fn handshake(
     stop.run_until_cancelled(handshake).await?.ok()?.ok()
 }
 
-/// Serves a connection to its end, or closes it when nothing was asked in time.
-async fn unless_silent(
-    connection: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
-    asked: &AtomicBool,
-) {
-    let silence = async {
-        tokio::time::sleep(FIRST_REQUEST).await;
-        if asked.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        outcome = connection => {
-            if let Err(error) = outcome {
-                tracing::debug!(%error, "a connection ended with an error");
+/// Serves a connection to its end. It is cut off when it stays a stranger's, and closed in an orderly way when nothing happens on
+/// it any more, or we stop.
+async fn converse<C>(connection: C, activity: &Activity, stop: CancellationToken)
+where
+    C: GracefulConnection,
+    C::Error: std::fmt::Display,
+{
+    let (stranger, idle) = (activity.stays_a_stranger(), activity.comes_to_rest());
+    tokio::pin!(connection, stranger, idle);
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            outcome = connection.as_mut() => {
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, "a connection ended with an error");
+                }
+                return;
+            }
+            () = &mut stranger => {
+                tracing::debug!("a connection was closed on which nobody has shown who he is");
+                return;
+            }
+            () = &mut idle, if !closing => {
+                closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = stop.cancelled(), if !closing => {
+                closing = true;
+                connection.as_mut().graceful_shutdown();
             }
         }
-        () = silence => tracing::debug!("a connection without a request was closed"),
     }
 }
 
-fn with_peer<S>(
+impl Activity {
+    /// Ends when nobody has shown in time who he is.
+    async fn stays_a_stranger(&self) {
+        tokio::time::sleep(FIRST_REQUEST).await;
+        if self.admitted.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends when nothing has happened for a while.
+    async fn comes_to_rest(&self) {
+        loop {
+            let since = *self.rested_since();
+            if self.open.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(IDLE).await;
+            } else if since.elapsed() >= IDLE {
+                return;
+            } else {
+                tokio::time::sleep_until(since + IDLE).await;
+            }
+        }
+    }
+
+    fn rested_since(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.rested_since
+            .lock()
+            .expect("nothing panics while holding a time")
+    }
+}
+
+/// A request whose answer has not ended.
+struct Open(Arc<Activity>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        *self.0.rested_since() = Instant::now();
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer; the request counts as open until it has ended.
+struct Counted {
+    body: Body,
+    _open: Open,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+async fn answer<S>(
     service: S,
-    peer: SocketAddr,
-    asked: Arc<AtomicBool>,
-) -> TowerToHyperService<
-    impl tower::Service<
-        http::Request<hyper::body::Incoming>,
-        Response = http::Response<Body>,
-        Error = Infallible,
-        Future = S::Future,
-    > + Clone
-    + Send
-    + 'static,
->
+    request: http::Request<hyper::body::Incoming>,
+    peer: Peer,
+    activity: Arc<Activity>,
+) -> Result<http::Response<Counted>, Infallible>
 where
-    S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
 {
-    TowerToHyperService::new(service.map_request(
-        move |request: http::Request<hyper::body::Incoming>| {
-            asked.store(true, Ordering::Relaxed);
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer.ip()));
-            request
-        },
-    ))
+    activity.open.fetch_add(1, Ordering::Relaxed);
+    let open = Open(Arc::clone(&activity));
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(peer);
+    request.extensions_mut().insert(Admission(activity));
+    let response = service.oneshot(request).await?;
+    Ok(response.map(|body| Counted { body, _open: open }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(text: &str) -> Peer {
+        Peer(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_host_is_counted_by_its_network_and_this_machine_not_at_all() {
+        for (address, counted) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("::ffff:192.0.2.7", Some("192.0.2.7")),
+            ("2001:db8:1:2:3:4:5:6", Some("2001:db8:1:2::")),
+            ("127.0.0.9", None),
+            ("::1", None),
+            ("::ffff:127.0.0.1", None),
+        ] {
+            let expected = counted.map(|text| text.parse().unwrap());
+            assert_eq!(peer(address).counted_as(), expected, "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_host_cannot_take_every_place() {
+        let addresses = Addresses::default();
+        let at_once: Vec<_> = (0..150)
+            .map_while(|_| addresses.enter(peer("192.0.2.1")))
+            .collect();
+        assert!((100..110).contains(&at_once.len()), "{}", at_once.len());
+        assert!(addresses.enter(peer("192.0.2.2")).is_some());
+        let open = Arc::clone(&addresses.open);
+        open.lock()
+            .unwrap()
+            .insert("192.0.2.3".parse().unwrap(), MAX_PER_ADDRESS);
+        assert!(addresses.enter(peer("192.0.2.3")).is_none());
+        assert!((0..1000).all(|_| addresses.enter(peer("127.0.0.1")).is_some()));
+        drop(at_once);
+        assert!(
+            !open
+                .lock()
+                .unwrap()
+                .contains_key(&peer("192.0.2.1").counted_as().unwrap())
+        );
+    }
+
+    type Client = hyper::client::conn::http2::SendRequest<Body>;
+
+    /// A listener whose `/in` admits and whose `/stream` does so too and never ends its answer; a client of it, and how long its
+    /// connection lasts.
+    async fn client() -> (JoinSet<()>, Client, tokio::task::JoinHandle<Duration>) {
+        let routes = axum::Router::new()
+            .route("/out", axum::routing::get(|| async { "out" }))
+            .route(
+                "/in",
+                axum::routing::get(|request: axum::extract::Request| async move {
+                    admit(request.extensions());
+                    "in"
+                }),
+            )
+            .route(
+                "/stream",
+                axum::routing::get(|request: axum::extract::Request| async move {
+                    admit(request.extensions());
+                    Body::from_stream(futures_util::stream::pending::<Result<Bytes, axum::Error>>())
+                }),
+            );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(
+            listener,
+            None,
+            routes,
+            CancellationToken::new(),
+            IDLE,
+        ));
+        let socket = TcpStream::connect(address).await.unwrap();
+        let (client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+                .await
+                .unwrap();
+        let began = Instant::now();
+        #[allow(clippy::disallowed_methods, reason = "awaited by the test")]
+        let lasted = tokio::spawn(async move {
+            let _ = connection.await;
+            began.elapsed()
+        });
+        (serving, client, lasted)
+    }
+
+    async fn get(client: &mut Client, path: &str) -> http::Response<hyper::body::Incoming> {
+        client.ready().await.unwrap();
+        let request = http::Request::get(format!("http://cloud{path}"));
+        let request = request.body(Body::empty()).unwrap();
+        client.send_request(request).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_s_connection_is_closed_whatever_it_asks() {
+        let (_serving, mut client, lasted) = client().await;
+        get(&mut client, "/out").await;
+        let lasted = lasted.await.unwrap();
+        assert!(lasted >= FIRST_REQUEST && lasted < IDLE, "{lasted:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_at_rest_is_closed_and_one_with_a_stream_is_not() {
+        let (_serving, mut client, lasted) = self::client().await;
+        get(&mut client, "/in").await;
+        let lasted = lasted.await.unwrap();
+        assert!(lasted >= IDLE && lasted < IDLE * 2, "{lasted:?}");
+        let (_serving, mut client, lasted) = self::client().await;
+        let _response = get(&mut client, "/stream").await;
+        let still_there = tokio::time::timeout(IDLE * 5, lasted).await;
+        assert!(still_there.is_err());
+    }
 }

@@ -303,6 +303,8 @@ impl Tenant {
         core.resting_until = None;
         core.exercised = None;
         drop(core);
+        self.presence.reopen();
+        self.users.reopen();
         self.note_status();
         self.wake_sweep.notify_one();
         self.wake_lookup.notify_one();

@@ -4,6 +4,7 @@ pub mod auth;
 mod enrollment;
 mod stream;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::hub::Purpose;
 use super::hub::mailbox::Parcel;
-use super::listener::Peer;
+use super::listener::{self, Peer};
 use super::poller::Tenant;
 use super::store::Store;
 use super::tenants::Tenants;
@@ -32,6 +34,17 @@ const MAX_STREAMS: usize = 4;
 
 /// `GetPresence` answers at the latest after this time.
 const ONE_SHOT: Duration = Duration::from_secs(10);
+
+/// Opened streams, one-shot reads and key renewals of one suite, per second in the long run and at once.
+const CALLS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
+const CALLS_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
+/// Attempts to enrol, of everybody together.
+const ENROLMENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
+const ENROLMENTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// A suite gets a new key at most this often.
+const BETWEEN_RENEWALS: Duration = Duration::from_mins(1);
 
 /// How streams behave.
 #[derive(Debug, Clone)]
@@ -65,9 +78,13 @@ pub struct Api {
     clock: Clock,
     supervisor: Supervisor,
     settings: StreamSettings,
-    /// Opened streams and one-shot reads of each suite: one per second, ten at once.
+    /// Opened streams, one-shot reads and key renewals of each suite.
     calls: Cache<SuiteId, Arc<DefaultDirectRateLimiter>>,
     enrol_failures: auth::Failures,
+    /// Enrolments of everybody together.
+    enrolments: DefaultDirectRateLimiter,
+    /// Suites that have renewed their key within the last minute.
+    renewals: Cache<SuiteId, ()>,
 }
 
 impl Api {
@@ -93,6 +110,13 @@ impl Api {
             settings,
             calls,
             enrol_failures: auth::Failures::default(),
+            enrolments: RateLimiter::direct(
+                Quota::per_second(ENROLMENTS_PER_SECOND).allow_burst(ENROLMENTS_AT_ONCE),
+            ),
+            renewals: Cache::builder()
+                .max_capacity(50_000)
+                .time_to_live(BETWEEN_RENEWALS)
+                .build(),
         })
     }
 
@@ -138,13 +162,13 @@ impl Api {
         routes.routes().into_axum_router()
     }
 
-    /// Who calls, and the tenant that is served.
-    async fn enter<T>(&self, request: &Request<T>) -> Result<(SuiteIdentity, Arc<Tenant>), Status> {
+    /// Who calls. Not too often.
+    async fn identify<T>(&self, request: &Request<T>) -> Result<SuiteIdentity, Status> {
         let peer = request.extensions().get::<Peer>().copied();
         let identity = self.auth.identify(request.metadata(), peer).await?;
+        listener::admit(request.extensions());
         let limiter = self.calls.get_with(identity.suite, || {
-            let quota = Quota::per_second(std::num::NonZeroU32::MIN)
-                .allow_burst(std::num::NonZeroU32::new(10).unwrap_or(std::num::NonZeroU32::MIN));
+            let quota = Quota::per_second(CALLS_PER_SECOND).allow_burst(CALLS_AT_ONCE);
             Arc::new(RateLimiter::direct(quota))
         });
         if limiter.check().is_err() {
@@ -152,6 +176,12 @@ impl Api {
                 "too many calls of this suite; at most one a second in the long run",
             ));
         }
+        Ok(identity)
+    }
+
+    /// Who calls, and the tenant that is served.
+    async fn enter<T>(&self, request: &Request<T>) -> Result<(SuiteIdentity, Arc<Tenant>), Status> {
+        let identity = self.identify(request).await?;
         let tenant = self.tenants.get(identity.tenant).await.map_err(|e| {
             tracing::error!(error = %super::tokens::chain(&e), "a tenant could not be read");
             Status::unavailable("the service cannot read its store just now; try again")
@@ -172,20 +202,23 @@ impl v1::presence_service_server::PresenceService for Api {
         request: Request<Streaming<v1::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (identity, tenant) = self.enter(&request).await?;
-        if tenant.with_hub(|hub, _, _| hub.streams_of(identity.suite)) >= MAX_STREAMS {
-            return Err(Status::resource_exhausted(
-                "this suite has four streams open already; close one first",
-            ));
-        }
         if self.supervisor.stopping().is_cancelled() {
             return Err(Status::unavailable("the server is stopping; try again"));
         }
+        // From here on the stream can be ended, also while its opening is still coming.
+        let place = stream::Place::reserve(&tenant, identity.suite, Purpose::Lasting, MAX_STREAMS);
+        let place = place.ok_or_else(|| {
+            Status::resource_exhausted("this suite has four streams open already; close one first")
+        })?;
         let peer = request.extensions().get::<Peer>().copied();
+        // Who was revoked before there was a stream to end is noticed now.
+        let identity = self.auth.identify(request.metadata(), peer).await?;
         let (tx, rx) = mpsc::channel(1);
         let conversation = stream::Conversation {
             identity,
             peer,
             tenant,
+            place,
             auth: Arc::clone(&self.auth),
             clock: self.clock.clone(),
             settings: self.settings.clone(),
@@ -206,21 +239,26 @@ impl v1::presence_service_server::PresenceService for Api {
         if names.is_empty() {
             return Err(Status::invalid_argument("name at least one person in upns"));
         }
-        let max = tenant.row().max_watched as usize;
-        let stream = stream::OpenStream::open(&tenant, identity.suite, max, &names, None);
+        let place = stream::Place::reserve(&tenant, identity.suite, Purpose::OneAnswer, 0)
+            .ok_or_else(|| Status::internal("a place for one answer is always given"))?;
+        place.begin(&names, None);
         let mut answer = v1::GetPresenceResponse::default();
-        let _ = tokio::time::timeout(ONE_SHOT, async {
+        let collected = tokio::time::timeout(ONE_SHOT, async {
             let mut complete = false;
             while !complete {
-                while let Some(parcel) = stream.mailbox().take() {
-                    complete |= collect(parcel, &mut answer);
+                while let Some(parcel) = place.mailbox().take() {
+                    complete |= collect(parcel, &mut answer)?;
                 }
                 if !complete {
-                    stream.mailbox().ready().await;
+                    place.mailbox().ready().await;
                 }
             }
-        })
-        .await;
+            Ok(())
+        });
+        // Without an answer for everybody in time, those who have none are reported as being looked up.
+        if let Ok(Err(ended)) = collected.await {
+            return Err(ended);
+        }
         answer
             .coverage
             .retain(|person| person.state != v1::CoverageState::Monitored as i32);
@@ -228,9 +266,9 @@ impl v1::presence_service_server::PresenceService for Api {
     }
 }
 
-/// Adds a parcel to a one-shot answer. True when the answer is complete.
-fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> bool {
-    match parcel {
+/// Adds a parcel to a one-shot answer. True when the answer is complete, an error when it never will be.
+fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> Result<bool, Status> {
+    Ok(match parcel {
         Parcel::Values {
             values,
             snapshot_complete,
@@ -257,6 +295,28 @@ fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> bool {
             false
         }
         Parcel::Freshness(..) => false,
-        Parcel::End(..) => true,
+        Parcel::End(end) => return Err(stream::farewell_of(end.reason).1),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::hub::mailbox::{End, EndReason};
+
+    #[test]
+    fn a_question_that_is_cut_off_gets_no_half_an_answer() {
+        for (reason, code) in [
+            (EndReason::Revoked, tonic::Code::PermissionDenied),
+            (EndReason::ShuttingDown, tonic::Code::Unavailable),
+            (EndReason::TenantGone, tonic::Code::NotFound),
+        ] {
+            let end = Parcel::End(End {
+                reason,
+                reconnect_after: None,
+            });
+            let status = collect(end, &mut v1::GetPresenceResponse::default()).unwrap_err();
+            assert_eq!(status.code(), code);
+        }
     }
 }

@@ -137,6 +137,19 @@ impl TenantState {
         Some((person.value.as_ref()?, person.confirmed_at?))
     }
 
+    /// A UPN has begun to name this person. Whoever held another person's value under that UPN may have seen later sequences
+    /// than this one's: gives the value the next sequence. Returns it, and when Microsoft last confirmed it.
+    pub fn restamp(&mut self, user: UserId) -> Option<(Arc<Value>, Timestamp)> {
+        let person = self.people.get_mut(&user)?;
+        let (value, confirmed_at) = (person.value.as_mut()?, person.confirmed_at?);
+        self.position.sequence = self.position.sequence.next();
+        *value = Arc::new(Value {
+            sequence: self.position.sequence,
+            ..Value::clone(value)
+        });
+        Some((Arc::clone(value), confirmed_at))
+    }
+
     /// Coverage of a person whose account is known.
     pub fn coverage(&self, user: UserId) -> CoverageState {
         match self.people.get(&user) {
@@ -185,7 +198,8 @@ impl TenantState {
             if person.unknown == UNKNOWN_BEFORE_RECHECK {
                 applied.recheck.push(user);
             }
-            person.confirmed_at = person.confirmed_at.max(Some(asked_at));
+            // Not the later of the two: a clock that was put back would make the old pass for fresh.
+            person.confirmed_at = Some(asked_at);
             if person
                 .value
                 .as_ref()
@@ -226,7 +240,7 @@ impl TenantState {
 
     /// Ends a sweep over everybody that began at `started_at` and got at least one answer.
     pub fn finish_sweep(&mut self, started_at: Timestamp) {
-        self.as_of = self.as_of.max(Some(started_at));
+        self.as_of = Some(started_at);
         self.lagging = self
             .people
             .iter()

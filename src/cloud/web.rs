@@ -29,7 +29,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use url::Url;
 
-use super::listener::Peer;
+use super::listener::{Peer, admit};
 use super::onboarding::{Onboardings, Trouble};
 use super::store::{Store, StoreError};
 use super::tenants::Tenants;
@@ -330,6 +330,8 @@ async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Res
         response.headers_mut().insert(header::RETRY_AFTER, wait);
         return response;
     }
+    // Pages are for everybody; what costs something is counted above.
+    admit(request.extensions());
     next.run(request).await
 }
 

@@ -10,8 +10,11 @@ use http::{HeaderMap, header};
 /// Longest claims challenge accepted, in bytes of the header: what fits into one authorize URL.
 const MAX_CLAIMS: usize = 4 << 10;
 
+/// We wait at least and at most so long when told to, whatever is asked for. `security-and-faults.md` §6.
+const WAIT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+
 /// How long Microsoft asks us to wait: seconds, or a date compared with the answer's own `Date`, so that our clock does
-/// not matter. Nonsense, the past and zero count as nothing said.
+/// not matter. Nonsense, the past and zero count as nothing said; more than an hour counts as an hour.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     retry_after_text(
         headers.get(header::RETRY_AFTER)?.to_str().ok()?,
@@ -27,15 +30,16 @@ pub fn date(headers: &HeaderMap) -> Option<std::time::SystemTime> {
 /// As [`retry_after`], for a value that stands elsewhere, as in the answers inside a `$batch`.
 pub fn retry_after_text(value: &str, now: Option<std::time::SystemTime>) -> Option<Duration> {
     let value = value.trim();
-    let wait = if value.bytes().all(|b| b.is_ascii_digit()) {
-        Duration::from_secs(value.parse().ok()?)
+    let wait = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // Too many digits for a number are many seconds.
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
         httpdate::parse_http_date(value)
             .ok()?
             .duration_since(now?)
             .ok()?
     };
-    (!wait.is_zero()).then_some(wait)
+    (!wait.is_zero()).then(|| wait.clamp(*WAIT.start(), *WAIT.end()))
 }
 
 /// An id of Microsoft's for support cases, if it looks like one.
@@ -137,7 +141,11 @@ mod tests {
             ("-5", None),
             ("soon", None),
             ("", None),
-            ("99999999999999999999999", None),
+            ("3600", Some(3600)),
+            ("31536000", Some(3600)),
+            ("18446744073709551615", Some(3600)),
+            ("99999999999999999999999", Some(3600)),
+            ("Mon, 06 Nov 1995 08:49:37 GMT", Some(3600)),
         ] {
             assert_eq!(
                 retry_after(&headers(&[date, ("retry-after", value)])),

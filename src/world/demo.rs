@@ -444,6 +444,7 @@ impl Demo {
                 upn,
                 value,
                 snapshot: false,
+                ..
             } => {
                 if !on_screen {
                     let text = table::words(&value.presence);

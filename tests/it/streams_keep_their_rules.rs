@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use presence_bridge::clock::Clock;
 use presence_bridge::cloud::store::TenantStatus;
 use presence_bridge::model::Timestamp;
 use presence_bridge::wire::v1::watch_request::Request as Up;
@@ -119,6 +120,56 @@ async fn a_fifth_stream_of_a_suite_is_refused_and_the_four_go_on() {
         {
         }
     }
+}
+
+/// An opening that never comes to its end.
+fn endless(continued_in_adds: u32) -> Up {
+    Up::Open(v1::Open {
+        protocol_version: 1,
+        continued_in_adds,
+        ..v1::Open::default()
+    })
+}
+
+#[tokio::test]
+async fn a_stream_that_is_still_being_opened_counts_and_can_be_ended() {
+    let stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 2).await;
+    let identity = stage.enroll(tenant.id(), "a").await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(RawStream::start(&identity, endless(1)).await.unwrap());
+    }
+    let refused = RawStream::start(&identity, open(vec![])).await;
+    assert_eq!(refused.err().unwrap().code(), Code::ResourceExhausted);
+    // Single questions are no streams.
+    let request = GetPresenceRequest {
+        upns: upns(&tenant),
+    };
+    let answer = client(&identity)
+        .get_presence(signed(&identity, request))
+        .await;
+    assert_eq!(answer.unwrap().into_inner().presences.len(), 2);
+    let store = stage.store().await.unwrap();
+    let suites = store.suites(Some(tenant.id())).await.unwrap();
+    let now = Timestamp::from_secs(0);
+    assert!(store.revoke_suite(suites[0].id, now).await.unwrap());
+    for mut stream in streams {
+        let (_, status) = stream.read_out().await;
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_opening_in_endless_parts_is_refused() {
+    let stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 2).await;
+    let identity = stage.enroll(tenant.id(), "a").await.unwrap();
+    let mut stream = RawStream::start(&identity, endless(u32::MAX))
+        .await
+        .unwrap();
+    let (_, status) = stream.read_out().await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
 }
 
 #[tokio::test]
@@ -346,4 +397,128 @@ async fn a_stream_resumes_with_what_changed_and_a_foreign_epoch_gets_everything(
         }
     }
     assert_eq!(seen, 4);
+}
+
+/// What a suite holds after this message.
+fn take_values(held: &mut HashMap<String, u64>, message: &Down) -> Option<Position> {
+    match message {
+        Down::Presences(p) => {
+            let values = p.presences.iter().map(|p| (p.upn.clone(), p.sequence));
+            held.extend(values);
+            p.position
+        }
+        Down::Heartbeat(heartbeat) => heartbeat.position,
+        Down::GoAway(away) => away.position,
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn where_a_stream_ends_is_where_nothing_is_missing() {
+    const PART: usize = 256;
+    let mut settings = quick();
+    settings
+        .cloud_keys
+        .push(("streams", "stalled = \"1s\"".into()));
+    let stage = Stage::new(settings).await;
+    let tenant = stage.tenant("contoso.example", 5 * PART).await;
+    let all = upns(&tenant);
+    let keeper = stage.watching_all(&tenant, "keeper").await;
+    keeper.until_all_fresh().await;
+    // Nothing is read until each stream is told to end. Which message is the one that is stuck depends on what is on its way, so
+    // that lists of several lengths are watched.
+    let mut stuck = Vec::new();
+    for parts in 1..=5 {
+        let identity = stage
+            .enroll(tenant.id(), &format!("stuck-{parts}"))
+            .await
+            .unwrap();
+        let list = all[..parts * PART].to_vec();
+        let (first, second) = list.split_at(list.len().min(1000));
+        let opening = Up::Open(v1::Open {
+            protocol_version: 1,
+            watch: first.to_vec(),
+            continued_in_adds: 1,
+            ..v1::Open::default()
+        });
+        let stream = RawStream::start_narrow(&identity, opening).await.unwrap();
+        let upns = second.to_vec();
+        stream.send(Up::Add(AddWatched { upns })).await;
+        stuck.push((identity, list, stream));
+    }
+    // Longer than a stuck stream is put up with, shorter than its last words wait.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let mut went_away = 0;
+    for (identity, list, mut stream) in stuck {
+        let (mut held, mut position) = (HashMap::new(), None);
+        while let Ok(message) = stream.next().await {
+            went_away += usize::from(matches!(message, Down::GoAway(_)));
+            position = take_values(&mut held, &message).or(position);
+            if held.len() == list.len() {
+                break;
+            }
+        }
+        let others: Vec<_> = list
+            .iter()
+            .filter(|upn| !held.contains_key(*upn))
+            .cloned()
+            .collect();
+        // Who is not held must be missing from the position as well: a suite that named everybody would hear of all of them.
+        let claimed = position.unwrap().sequence;
+        let values = sequences(&identity, &others).await;
+        assert!(
+            values.iter().all(|sequence| *sequence > claimed),
+            "{} of {} were never sent, and yet the stream stood at {claimed}",
+            others.len(),
+            list.len()
+        );
+    }
+    assert!(went_away > 0, "some stream was stuck");
+}
+
+/// The sequences of people's values.
+async fn sequences(
+    identity: &presence_bridge::agent::identity::Identity,
+    people: &[String],
+) -> Vec<u64> {
+    let mut found = Vec::new();
+    for upns in people.chunks(1000) {
+        let request = GetPresenceRequest {
+            upns: upns.to_vec(),
+        };
+        let answer = client(identity)
+            .get_presence(signed(identity, request))
+            .await;
+        let presences = answer.unwrap().into_inner().presences;
+        found.extend(presences.iter().map(|p| p.sequence));
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_key_whose_answer_was_lost_is_given_again_and_no_other_within_a_minute() {
+    let stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 2).await;
+    let (clock, old) = (
+        Clock::system(),
+        stage.enroll(tenant.id(), "a").await.unwrap(),
+    );
+    let folder = stage.folder().join("a");
+    let file = folder.join("identity.json");
+    let before = std::fs::read(&file).unwrap();
+    let new = old.renew_key(&folder, &clock).await.unwrap();
+    // As if the answer had not come: the old identity, and the new key still kept.
+    let renewed: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let kept = serde_json::json!({ "private_key": renewed["private_key"] });
+    std::fs::write(&file, before).unwrap();
+    std::fs::write(folder.join("renewal-key.json"), kept.to_string()).unwrap();
+    let again = old.renew_key(&folder, &clock).await.unwrap();
+    assert!(again.has_key_of(&new) && !again.has_key_of(&old));
+    let refused = again.renew_key(&folder, &clock).await.unwrap_err();
+    assert!(refused.to_string().contains("one a minute"), "{refused}");
+    for identity in [&old, &again] {
+        let mut stream = RawStream::start(identity, open(vec![])).await.unwrap();
+        assert!(matches!(stream.next().await, Ok(Down::Opened(_))));
+    }
 }

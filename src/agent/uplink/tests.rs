@@ -10,7 +10,7 @@ use v1::watch_response::Response as Down;
 
 use super::*;
 use crate::agent::connection::CloudAddress;
-use crate::agent::identity::{Enrolment, IdentityError};
+use crate::agent::identity::{Enrolment, IdentityError, check_not_enrolled};
 use crate::model::{CoverageState, Presence, Sequence, Timestamp};
 use crate::secret::Secret;
 
@@ -503,8 +503,15 @@ async fn a_refused_suite_is_told_why() {
         .await
         .end(Status::permission_denied("this suite was revoked"))
         .await;
-    assert!(link.lost().await.0.contains("revoked"));
-    assert!(!link.end().await.unwrap_err().retry);
+    // Only a go-away is final: a middlebox refuses calls, too.
+    let (why, retry_in) = link.lost().await;
+    assert!(
+        why.contains("revoked") && why.contains("firewall") && retry_in.is_some(),
+        "{why}"
+    );
+    cloud.stream().await.open(1, false).await;
+    link.event(|e| matches!(e, Event::Connected { .. }).then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -792,33 +799,111 @@ async fn an_enrolment_whose_answer_was_lost_is_repeated_with_the_same_key() {
     }
 }
 
+impl Cloud {
+    /// The next enrolment or renewal is taken in, but its answer gets lost.
+    fn lose_an_answer(&self) {
+        let lost = Status::unavailable("lost");
+        self.scripted.enrolments.lock().unwrap().1.push_back(lost);
+    }
+
+    /// Public keys that were to be enrolled.
+    fn keys(&self) -> Vec<Vec<u8>> {
+        self.scripted.enrolments.lock().unwrap().0.clone()
+    }
+}
+
 #[tokio::test]
-async fn a_key_whose_renewal_failed_is_never_used_to_enrol() {
+async fn a_renewal_whose_answer_was_lost_is_repeated_with_the_same_key() {
     let cloud = Cloud::start().await;
     let (clock, identity) = (Clock::system(), cloud.identity().await);
-    cloud
-        .scripted
-        .enrolments
-        .lock()
-        .unwrap()
-        .1
-        .push_back(Status::unavailable("lost"));
-    identity
-        .renew_key(cloud.state.path(), &clock)
-        .await
-        .unwrap_err();
+    cloud.lose_an_answer();
+    let state = cloud.state.path();
+    identity.renew_key(state, &clock).await.unwrap_err();
+    let renewed = identity.renew_key(state, &clock).await.unwrap();
+    assert!(!renewed.has_key_of(&identity));
+    let keys = cloud.keys();
+    assert_eq!((keys.len(), &keys[1]), (3, &keys[2]));
+    // Somebody else has done it: nothing is asked, and what is stored is taken over.
+    let again = identity.renew_key(state, &clock).await.unwrap();
+    assert!(again.has_key_of(&renewed));
+    assert_eq!(cloud.keys().len(), 3);
+}
+
+#[tokio::test]
+async fn a_key_whose_renewal_failed_is_never_used_to_enrol_nor_by_another_suite() {
+    let cloud = Cloud::start().await;
+    let (clock, identity) = (Clock::system(), cloud.identity().await);
+    cloud.lose_an_answer();
+    let state = cloud.state.path();
+    identity.renew_key(state, &clock).await.unwrap_err();
     let enrolment = Enrolment {
         replace: true,
         ..cloud.enrolment()
     };
     let identity = Identity::enroll(enrolment, &clock).await.unwrap();
-    identity
-        .renew_key(cloud.state.path(), &clock)
-        .await
-        .unwrap();
-    let keys = cloud.scripted.enrolments.lock().unwrap().0.clone();
+    identity.renew_key(state, &clock).await.unwrap();
+    let keys = cloud.keys();
     let distinct: std::collections::HashSet<_> = keys.iter().collect();
     assert_eq!((keys.len(), distinct.len()), (4, 4));
+}
+
+fn kid(bearer: &str) -> String {
+    let token = bearer.strip_prefix("Bearer ").unwrap_or(bearer);
+    jsonwebtoken::decode_header(token).unwrap().kid.unwrap()
+}
+
+#[tokio::test]
+async fn the_key_is_renewed_while_the_link_runs_and_the_stream_lasts() {
+    let mut cloud = Cloud::start().await;
+    let state = cloud.state.path().to_owned();
+    let mut link = cloud
+        .link_with(vec!["ann@x.com".into()], |uplink| {
+            uplink.kept = Some((state.clone(), Duration::from_hours(1)));
+            uplink.identity.key_made_at = Timestamp::from_secs(0);
+        })
+        .await;
+    let mut stream = cloud.stream().await;
+    assert_eq!(kid(&stream.authorization), "key");
+    stream.opening(0).await;
+    stream.open(1, false).await;
+    let v1::watch_request::Request::RenewCredential(renewal) = stream.next().await else {
+        panic!("a credential of the new key")
+    };
+    assert_eq!(kid(&renewal.token), "key 2");
+    stream.heartbeat(position(1, 1)).await;
+    link.heartbeat().await;
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_else_has_renewed_is_taken_over() {
+    let mut cloud = Cloud::start().await;
+    let state = cloud.state.path().to_owned();
+    let mut link = cloud
+        .link_with(vec!["ann@x.com".into()], |uplink| {
+            uplink.kept = Some((state.clone(), Duration::from_hours(1)));
+        })
+        .await;
+    let stream = cloud.stream().await;
+    assert_eq!(kid(&stream.authorization), "key");
+    Identity::load(&state)
+        .unwrap()
+        .renew_key(&state, &Clock::system())
+        .await
+        .unwrap();
+    stream.end(Status::unauthenticated("replaced")).await;
+    link.lost().await;
+    assert_eq!(kid(&cloud.stream().await.authorization), "key 2");
+}
+
+#[tokio::test]
+async fn who_is_enrolled_is_told_before_a_code_is_asked_for() {
+    let cloud = Cloud::start().await;
+    let state = cloud.state.path();
+    check_not_enrolled(state, false).unwrap();
+    cloud.identity().await;
+    let refused = check_not_enrolled(state, false).unwrap_err();
+    assert!(matches!(refused, IdentityError::AlreadyEnrolled(_)));
+    check_not_enrolled(state, true).unwrap();
 }
 
 #[test]

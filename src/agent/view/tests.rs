@@ -107,6 +107,69 @@ fn a_value_is_stale_until_the_first_heartbeat_and_when_confirmations_stop() {
 }
 
 #[test]
+fn who_becomes_stale_or_fresh_is_named() {
+    let named = |events: Vec<Event>| -> Vec<(bool, Vec<String>)> {
+        let pick = |event| match event {
+            Event::Freshness { upns, fresh } => Some((fresh, upns)),
+            _ => None,
+        };
+        events.into_iter().filter_map(pick).collect()
+    };
+    let [ann, bob] = ["ann@x.com", "bob@x.com"].map(str::to_owned);
+    let mut v = view(&[&ann, &bob]);
+    v.apply(opened(1, false), at(0));
+    v.apply(status(Some(5)), at(0));
+    let both = vec![value(&ann, "Busy", 1), value(&bob, "Busy", 2)];
+    let events = v.apply(presences(both, true, position(1, 2)), at(0));
+    assert!(matches!(
+        events[0],
+        Event::Presence {
+            snapshot: true,
+            fresh: false,
+            ..
+        }
+    ));
+    let events = v.apply(heartbeat(100, 101, &[(&bob, 60)]), at(1));
+    assert_eq!(named(events), [(true, vec![ann.clone()])]);
+    assert!(named(v.apply(heartbeat(102, 103, &[(&bob, 60)]), at(3))).is_empty());
+    // Microsoft is silent, the cloud goes on saying so.
+    let events = v.apply(heartbeat(102, 120, &[(&bob, 115)]), at(20));
+    assert_eq!(
+        named(events),
+        [(false, vec![ann.clone()]), (true, vec![bob.clone()])]
+    );
+    let events = v.apply(status(None), at(20));
+    assert_eq!(named(events), [(false, vec![bob.clone()])]);
+    v.disconnected();
+    v.apply(opened(1, true), at(21));
+    v.apply(status(Some(5)), at(21));
+    let events = v.apply(heartbeat(122, 122, &[]), at(22));
+    assert_eq!(named(events), [(true, vec![ann, bob])]);
+}
+
+#[test]
+fn a_cloud_whose_clock_was_put_back_does_not_make_the_old_fresh() {
+    let mut v = view(&["ann@x.com"]);
+    v.apply(opened(1, false), at(0));
+    v.apply(status(Some(5)), at(0));
+    let ann = vec![value("ann@x.com", "Busy", 1)];
+    v.apply(presences(ann, true, position(1, 1)), at(0));
+    v.apply(heartbeat(5000, 5001, &[]), at(1));
+    assert!(fresh(&v, "ann@x.com", 1));
+    // An hour back, and Microsoft does not answer any more.
+    v.apply(heartbeat(5000, 1400, &[]), at(100));
+    assert!(!fresh(&v, "ann@x.com", 100));
+    v.apply(heartbeat(1405, 1406, &[]), at(106));
+    assert!(fresh(&v, "ann@x.com", 106));
+    // A value from before the clock was put back is as old as the heartbeats say.
+    let mut late = value("ann@x.com", "Away", 2);
+    late.confirmed_at = Some(wire::timestamp(at(5010)));
+    v.apply(presences(vec![late], false, position(1, 2)), at(107));
+    v.apply(heartbeat(1405, 1440, &[]), at(140));
+    assert!(!fresh(&v, "ann@x.com", 140));
+}
+
+#[test]
 fn an_exception_is_as_old_as_stated() {
     let mut v = view(&["ann@x.com", "bob@x.com"]);
     v.apply(opened(1, false), at(0));

@@ -87,8 +87,8 @@ pub enum Parcel {
     Status(Health, Option<Duration>),
     /// Freshness, and where the suite may resume.
     Freshness(Freshness, Position),
-    /// The end; nothing comes after it.
-    End(End, Position),
+    /// The end; nothing comes after it. Where the suite may resume then, only the sender knows: what was taken may not have been sent.
+    End(End),
 }
 
 enum Item {
@@ -101,7 +101,21 @@ struct Waiting {
     delivery: Delivery,
 }
 
+/// After hearing of such a state a suite forgets the value it holds. The contract says so.
+fn ends_the_value(state: CoverageState) -> bool {
+    matches!(
+        state,
+        CoverageState::NotFound
+            | CoverageState::Guest
+            | CoverageState::NoPermission
+            | CoverageState::OverPlan
+            | CoverageState::Invalid
+    )
+}
+
 struct Inner {
+    /// Coverage that has passed, but must be heard before the next value: the suite forgets by it what it holds.
+    forget: HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>,
     values: HashMap<Upn, Waiting>,
     order: VecDeque<Item>,
     coverage: HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>,
@@ -110,7 +124,9 @@ struct Inner {
     freshness_is_news: bool,
     /// Where the tenant's run of changes stands.
     latest: Position,
-    /// Where the suite may resume.
+    /// Until the stream begins nobody takes anything, and that is nobody's fault.
+    begun: bool,
+    /// Where the suite may resume once it has what was taken.
     delivered: Position,
     end: Option<End>,
     ended: bool,
@@ -125,10 +141,11 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Empty. `delivered` is where the suite already stands.
-    pub fn new(latest: Position, delivered: Position) -> Self {
+    /// Empty, of a stream that has not begun.
+    pub fn new(latest: Position) -> Self {
         Self {
             inner: Mutex::new(Inner {
+                forget: HashMap::new(),
                 values: HashMap::new(),
                 order: VecDeque::new(),
                 coverage: HashMap::new(),
@@ -136,13 +153,23 @@ impl Mailbox {
                 freshness: Freshness::default(),
                 freshness_is_news: false,
                 latest,
-                delivered,
+                begun: false,
+                delivered: latest,
                 end: None,
                 ended: false,
                 idle_since: Instant::now(),
             }),
             ready: Notify::new(),
         }
+    }
+
+    /// The stream begins: the tenant's run of changes stands at `latest`, the suite at `delivered`.
+    pub fn begin(&self, latest: Position, delivered: Position) {
+        let mut inner = self.lock();
+        inner.begun = true;
+        inner.latest = latest;
+        inner.delivered = delivered;
+        inner.idle_since = Instant::now();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -190,7 +217,9 @@ impl Mailbox {
     /// The person is no longer watched: nothing more is to be said.
     pub fn drop_person(&self, upn: &Upn) {
         self.drop_value(upn);
-        self.lock().coverage.remove(upn);
+        let mut inner = self.lock();
+        inner.coverage.remove(upn);
+        inner.forget.remove(upn);
     }
 
     /// Puts in the coverage of a person.
@@ -198,8 +227,13 @@ impl Mailbox {
         let mut full = false;
         self.put(|inner| {
             full = inner.coverage.len() >= MAX_COVERAGE && !inner.coverage.contains_key(upn);
-            if !full {
-                inner.coverage.insert(upn.clone(), (asked, state, since));
+            if full {
+                return;
+            }
+            let passed = inner.coverage.insert(upn.clone(), (asked, state, since));
+            let passed = passed.filter(|(_, passed, _)| ends_the_value(*passed));
+            if let Some(passed) = passed.filter(|_| !ends_the_value(state)) {
+                inner.forget.insert(upn.clone(), passed);
             }
         });
         if full {
@@ -231,6 +265,10 @@ impl Mailbox {
     /// The tenant's run of changes has come this far, and what concerns this stream is in the mailbox.
     pub fn advance(&self, latest: Position) {
         let mut inner = self.lock();
+        // What was dropped at the end has not been delivered.
+        if inner.end.is_some() {
+            return;
+        }
         inner.latest = latest;
         if inner.values.is_empty() && inner.order.is_empty() {
             inner.delivered = latest;
@@ -247,6 +285,7 @@ impl Mailbox {
         inner.values = HashMap::new();
         inner.order = VecDeque::new();
         inner.coverage = HashMap::new();
+        inner.forget = HashMap::new();
         drop(inner);
         self.ready.notify_one();
     }
@@ -256,16 +295,28 @@ impl Mailbox {
         self.lock().end.is_some()
     }
 
+    /// Waits for the end.
+    pub async fn ended(&self) -> EndReason {
+        loop {
+            let ready = self.ready();
+            if let Some(end) = self.lock().end {
+                return end.reason;
+            }
+            ready.await;
+        }
+    }
+
     /// How long something has been waiting that nobody took.
     pub fn stalled_for(&self) -> Option<Duration> {
         let inner = self.lock();
-        (!inner.is_empty() && inner.end.is_none()).then(|| inner.idle_since.elapsed())
+        (inner.begun && !inner.is_empty() && inner.end.is_none())
+            .then(|| inner.idle_since.elapsed())
     }
 
     /// People whose value or coverage waits.
     pub fn len(&self) -> usize {
         let inner = self.lock();
-        inner.values.len() + inner.coverage.len()
+        inner.values.len() + inner.coverage.len() + inner.forget.len()
     }
 
     /// Whether nothing about people waits.
@@ -282,26 +333,19 @@ impl Mailbox {
         }
         if let Some(end) = inner.end {
             inner.ended = true;
-            return Some(Parcel::End(end, inner.delivered));
+            return Some(Parcel::End(end));
         }
         if let Some((health, cadence)) = inner.status.take() {
             return Some(Parcel::Status(health, cadence));
+        }
+        if !inner.forget.is_empty() {
+            return Some(take_coverage(&mut inner.forget));
         }
         if !inner.order.is_empty() {
             return Some(inner.take_values());
         }
         if !inner.coverage.is_empty() {
-            let some: Vec<Upn> = inner
-                .coverage
-                .keys()
-                .take(MAX_PEOPLE_PER_MESSAGE)
-                .cloned()
-                .collect();
-            return Some(Parcel::Coverage(
-                some.iter()
-                    .filter_map(|upn| inner.coverage.remove(upn))
-                    .collect(),
-            ));
+            return Some(take_coverage(&mut inner.coverage));
         }
         if std::mem::take(&mut inner.freshness_is_news) {
             return Some(Parcel::Freshness(inner.freshness.clone(), inner.delivered));
@@ -321,9 +365,20 @@ impl Mailbox {
     }
 }
 
+/// At most as many as fit into one message.
+fn take_coverage(waiting: &mut HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>) -> Parcel {
+    let some: Vec<Upn> = waiting
+        .keys()
+        .take(MAX_PEOPLE_PER_MESSAGE)
+        .cloned()
+        .collect();
+    Parcel::Coverage(some.iter().filter_map(|upn| waiting.remove(upn)).collect())
+}
+
 impl Inner {
     fn is_empty(&self) -> bool {
         self.order.is_empty()
+            && self.forget.is_empty()
             && self.coverage.is_empty()
             && self.status.is_none()
             && !self.freshness_is_news
@@ -394,7 +449,9 @@ mod tests {
     }
 
     fn mailbox() -> Mailbox {
-        Mailbox::new(position(0), position(0))
+        let mailbox = Mailbox::new(position(0));
+        mailbox.begin(position(0), position(0));
+        mailbox
     }
 
     #[tokio::test]
@@ -466,6 +523,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_makes_a_suite_forget_is_said_before_the_next_value_even_if_it_has_passed() {
+        let m = mailbox();
+        let say = |state| m.put_coverage(&upn(1), "x".into(), state, Timestamp::default());
+        say(CoverageState::NotFound);
+        say(CoverageState::Resolving);
+        m.put_value(&upn(1), delivery(1, 1), false);
+        say(CoverageState::Monitored);
+        let told = |parcel| match parcel {
+            Some(Parcel::Coverage(people)) => people[0].1,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(m.take()), CoverageState::NotFound);
+        assert!(matches!(m.take(), Some(Parcel::Values { .. })));
+        assert_eq!(told(m.take()), CoverageState::Monitored);
+        assert!(m.take().is_none());
+    }
+
+    #[tokio::test]
     async fn adding_and_removing_for_ever_does_not_grow() {
         let m = mailbox();
         for n in 0..10_000 {
@@ -491,15 +566,24 @@ mod tests {
         }
         assert!(matches!(
             m.take(),
-            Some(Parcel::End(
-                End {
-                    reason: EndReason::TooSlow,
-                    ..
-                },
-                _
-            ))
+            Some(Parcel::End(End {
+                reason: EndReason::TooSlow,
+                ..
+            }))
         ));
         assert!(m.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_dropped_at_the_end_never_counts_as_delivered() {
+        let m = mailbox();
+        m.put_value(&upn(1), delivery(1, 1), false);
+        m.end(End {
+            reason: EndReason::TooSlow,
+            reconnect_after: None,
+        });
+        m.advance(position(1));
+        assert_eq!(m.freshness().map(|(_, at)| at), Some(position(0)));
     }
 
     #[tokio::test]
@@ -514,13 +598,10 @@ mod tests {
         assert!(m.is_empty());
         assert!(matches!(
             m.take(),
-            Some(Parcel::End(
-                End {
-                    reason: EndReason::Revoked,
-                    ..
-                },
-                _
-            ))
+            Some(Parcel::End(End {
+                reason: EndReason::Revoked,
+                ..
+            }))
         ));
         assert!(m.take().is_none());
     }

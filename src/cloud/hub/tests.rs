@@ -73,7 +73,7 @@ impl Held {
                     self.freshness = Some(freshness);
                     self.position = Some(position);
                 }
-                Parcel::End(end, _) => self.end = Some(end),
+                Parcel::End(end) => self.end = Some(end),
             }
         }
     }
@@ -146,7 +146,7 @@ async fn resuming_brings_what_changed_meanwhile_and_nothing_else() {
     let mut hub = hub();
     let opened = watching(&mut hub, 5);
     let position = Held::of(&opened.mailbox).position.unwrap();
-    hub.close(opened.id, at(2));
+    hub.close(opened.id, &nobody, at(2));
     let other = hub.open(
         SuiteId::random(),
         10,
@@ -318,7 +318,7 @@ async fn nobody_watching_means_nothing_to_read() {
     let mut hub = hub();
     let opened = watching(&mut hub, 3);
     assert!(hub.is_watched());
-    hub.close(opened.id, at(2));
+    hub.close(opened.id, &nobody, at(2));
     assert!(!hub.is_watched());
     assert!(hub.to_read(at(2), false).is_empty() && hub.take_lookups(at(2), 9).is_empty());
 }
@@ -379,4 +379,207 @@ async fn a_snapshot_of_people_known_already_is_complete_with_the_last_of_them() 
     };
     assert_eq!((values.len(), snapshot_complete), (3, true));
     assert_eq!(position, second.position);
+}
+
+fn found(hub: &mut TenantHub, upn: Upn, user: UserId, secs: i64) {
+    let outcome = LookupOutcome {
+        found: vec![(upn, user)],
+        ..LookupOutcome::default()
+    };
+    hub.apply_lookup(outcome, at(secs));
+}
+
+/// A suite as the contract wants it: forgets by coverage, keeps the higher sequence.
+#[derive(Default)]
+struct Suite {
+    values: HashMap<String, (String, u64)>,
+    coverage: HashMap<String, CoverageState>,
+    position: Option<Position>,
+}
+
+impl Suite {
+    fn read(&mut self, mailbox: &Mailbox) {
+        while let Some(parcel) = mailbox.take() {
+            match parcel {
+                Parcel::Values {
+                    values, position, ..
+                } => {
+                    for v in values {
+                        let text = v.value.presence.availability.as_str().to_owned();
+                        let new = (text, v.value.sequence.0);
+                        let held = self.values.entry(v.asked.to_string());
+                        let held = held.or_insert_with(|| new.clone());
+                        if held.1 < new.1 {
+                            *held = new;
+                        }
+                    }
+                    self.position = Some(position);
+                }
+                Parcel::Coverage(people) => {
+                    for (upn, state, _) in people {
+                        if state == CoverageState::NotFound {
+                            self.values.remove(&*upn);
+                        }
+                        self.coverage.insert(upn.to_string(), state);
+                    }
+                }
+                Parcel::Freshness(_, position) => self.position = Some(position),
+                Parcel::Status(..) | Parcel::End(..) => {}
+            }
+        }
+    }
+
+    fn holds(&self, n: u128) -> Option<&str> {
+        self.values.get(&name(n)).map(|(text, _)| text.as_str())
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_moves_to_a_colleague_known_already_shows_the_colleague() {
+    let mut hub = hub();
+    let opened = watching(&mut hub, 2);
+    read(&mut hub, 2..=2, "Busy", 2);
+    read(&mut hub, 1..=1, "Away", 3);
+    let mut suite = Suite::default();
+    suite.read(&opened.mailbox);
+    assert_eq!(suite.holds(1), Some("Away"));
+    // Person 1's name now belongs to account 2, whose value is older than the one held.
+    found(&mut hub, upn(1), user(2), 4);
+    suite.read(&opened.mailbox);
+    assert_eq!(suite.holds(1), Some("Busy"));
+    assert_eq!(suite.coverage[&name(1)], CoverageState::Monitored);
+}
+
+#[tokio::test]
+async fn a_name_that_moves_to_a_stranger_shows_nobody_until_the_stranger_is_read() {
+    let mut hub = hub();
+    let opened = watching(&mut hub, 2);
+    read(&mut hub, 1..=1, "Away", 3);
+    let mut suite = Suite::default();
+    suite.read(&opened.mailbox);
+    // A value that waits must not be told under the name any more either.
+    read(&mut hub, 1..=1, "Busy", 4);
+    found(&mut hub, upn(1), user(9), 5);
+    suite.read(&opened.mailbox);
+    assert_eq!(suite.holds(1), None);
+    assert_eq!(suite.coverage[&name(1)], CoverageState::Resolving);
+    let answer = HashMap::from([(user(9), saying("Offline"))]);
+    hub.apply_readings(&[user(9)], answer, at(6), at(6));
+    suite.read(&opened.mailbox);
+    assert_eq!(suite.holds(1), Some("Offline"));
+    assert_eq!(suite.coverage[&name(1)], CoverageState::Monitored);
+}
+
+#[tokio::test]
+async fn a_name_that_moved_while_a_suite_was_away_shows_the_colleague_when_it_resumes() {
+    // With another suite that watches the name meanwhile, and without.
+    for another_watches in [true, false] {
+        let mut hub = hub();
+        let opened = watching(&mut hub, 2);
+        read(&mut hub, 2..=2, "Busy", 2);
+        read(&mut hub, 1..=1, "Away", 3);
+        let mut suite = Suite::default();
+        suite.read(&opened.mailbox);
+        let known = |u: &Upn| (*u == upn(1)).then(|| (user(1), at(0)));
+        let other = another_watches
+            .then(|| hub.open(SuiteId::random(), 10, &[name(1)], None, &known, at(3)));
+        hub.close(opened.id, &nobody, at(3));
+        found(&mut hub, upn(1), user(2), 4);
+        let known = |u: &Upn| (*u == upn(1)).then(|| (user(2), at(4)));
+        let names = [name(1)];
+        let again = hub.open(SuiteId::random(), 10, &names, suite.position, &known, at(5));
+        assert!(again.resumed);
+        suite.read(&again.mailbox);
+        assert_eq!(suite.holds(1), Some("Busy"), "{another_watches}");
+        drop(other);
+    }
+}
+
+#[tokio::test]
+async fn being_looked_up_is_told_once() {
+    let mut hub = hub();
+    let opened = hub.open(SuiteId::random(), 10, &[name(1)], None, &nobody, at(0));
+    assert_eq!(Held::of(&opened.mailbox).coverage.len(), 1);
+    found(&mut hub, upn(1), user(1), 1);
+    assert!(Held::of(&opened.mailbox).coverage.is_empty());
+    read(&mut hub, 1..=1, "Busy", 2);
+    let held = Held::of(&opened.mailbox);
+    assert_eq!(held.coverage[&name(1)], CoverageState::Monitored);
+}
+
+#[tokio::test]
+async fn a_suite_that_comes_back_before_its_old_stream_is_missed_has_room_for_everybody() {
+    let mut hub = hub();
+    let suite = SuiteId::random();
+    let list: Vec<String> = (1..=3).map(name).collect();
+    let old = hub.open(suite, 3, &list, None, &nobody, at(0));
+    let new = hub.open(suite, 3, &list, None, &nobody, at(1));
+    let held = Held::of(&new.mailbox);
+    assert!(
+        held.coverage
+            .values()
+            .all(|state| *state == CoverageState::Resolving),
+        "{held:?}"
+    );
+    hub.close(old.id, &nobody, at(2));
+    assert_eq!(
+        Held::of(&hub.open(suite, 3, &[name(4)], None, &nobody, at(2)).mailbox).coverage[&name(4)],
+        CoverageState::OverPlan,
+        "three are watched still"
+    );
+}
+
+#[tokio::test]
+async fn room_that_one_stream_leaves_is_given_to_the_others_of_the_suite() {
+    let mut hub = hub();
+    let suite = SuiteId::random();
+    let first = hub.open(suite, 2, &[name(1), name(2)], None, &nobody, at(0));
+    let second = hub.open(suite, 2, &[name(3), name(4)], None, &nobody, at(0));
+    let third = hub.open(suite, 2, &[name(4)], None, &nobody, at(0));
+    let waits = |stream: &Opened| {
+        let held = Held::of(&stream.mailbox);
+        let over = held
+            .coverage
+            .values()
+            .filter(|s| **s == CoverageState::OverPlan);
+        (over.count(), held.coverage.len())
+    };
+    assert_eq!((waits(&second), waits(&third)), ((2, 2), (1, 1)));
+    hub.remove(first.id, &[name(1)], &nobody, at(1));
+    assert_eq!((waits(&second), waits(&third)), ((0, 1), (0, 0)));
+    hub.close(first.id, &nobody, at(2));
+    assert_eq!((waits(&second), waits(&third)), ((0, 1), (0, 1)));
+    let fourth = hub.open(suite, 2, &[name(5)], None, &nobody, at(3));
+    assert_eq!(waits(&fourth), (1, 1));
+    hub.replace(second.id, &[name(4)], &nobody, at(4));
+    assert_eq!(waits(&fourth), (0, 1));
+}
+
+#[tokio::test]
+async fn a_place_is_a_stream_that_can_be_ended_and_one_answer_needs_none() {
+    let mut hub = hub();
+    let suite = SuiteId::random();
+    let place = hub.reserve(suite, 10, Purpose::Lasting, 1).unwrap();
+    assert!(hub.reserve(suite, 10, Purpose::Lasting, 1).is_none());
+    assert!(hub.reserve(suite, 10, Purpose::OneAnswer, 1).is_some());
+    hub.end_streams(
+        |_| true,
+        || End {
+            reason: mailbox::EndReason::Revoked,
+            reconnect_after: None,
+        },
+    );
+    assert_eq!(place.mailbox.ended().await, mailbox::EndReason::Revoked);
+}
+
+#[test]
+fn a_long_list_beyond_the_plan_costs_no_more_than_a_short_one() {
+    // A hundred times as long: with a walk through the list for each name this takes minutes.
+    let mut hub = hub();
+    let list: Vec<String> = (0..50_000).map(name).collect();
+    let opened = hub.open(SuiteId::random(), 25_000, &list, None, &nobody, at(0));
+    for part in list.chunks(1000).rev() {
+        hub.remove(opened.id, part, &nobody, at(1));
+    }
+    assert_eq!(hub.count().watched, 0);
 }

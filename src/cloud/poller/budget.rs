@@ -11,6 +11,12 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
+/// Never closed for longer, whatever we are told: an hour, and the tenth by which waits are spread.
+const LONGEST_STOP: Duration = Duration::from_mins(66);
+
+/// Who waits looks again after this time at the latest.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A published limit and how much of it we use.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limit {
@@ -117,12 +123,17 @@ impl Budget {
         }
     }
 
-    /// Waits until this cost may be spent, and spends it. A cost above the burst counts as the burst.
+    /// Waits until this cost may be spent, and spends it. A cost above the burst is spent in portions, one after the other.
     pub async fn spend(&self, cost: u32) {
-        let cost = NonZeroU32::new(cost)
-            .unwrap_or(NonZeroU32::MIN)
-            .min(self.burst);
         let _turn = self.queue.lock().await;
+        let mut left = cost.max(1);
+        while let Some(portion) = NonZeroU32::new(left.min(self.burst.get())) {
+            self.spend_portion(portion).await;
+            left -= portion.get();
+        }
+    }
+
+    async fn spend_portion(&self, cost: NonZeroU32) {
         loop {
             let wait = match self.closed_for() {
                 Some(closed) => closed,
@@ -131,10 +142,12 @@ impl Budget {
                     Ok(Err(not_until)) => {
                         not_until.wait_time_from(governor::clock::Clock::now(&self.clock))
                     }
-                    Err(_) => unreachable!("the cost is at most the burst"),
+                    Err(_) => unreachable!("a portion is at most the burst"),
                 },
             };
-            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+            // Looked at again before long: the budget may be opened again while we wait.
+            let wait = wait.clamp(Duration::from_millis(1), LOOK_AGAIN);
+            tokio::time::sleep(wait).await;
         }
         let mut window = self.window();
         window.spent.push_back((Instant::now(), cost.get()));
@@ -142,11 +155,16 @@ impl Budget {
         window.trim(self.limit.window);
     }
 
-    /// Microsoft told us to stop: nothing may be spent for this long. Never shortens an earlier stop.
+    /// Microsoft told us to stop: nothing may be spent for this long, [`LONGEST_STOP`] at most. Never shortens an earlier stop.
     pub fn close_for(&self, wait: Duration) {
-        let until = Instant::now() + wait;
+        let until = Instant::now() + wait.min(LONGEST_STOP);
         let mut window = self.window();
         window.closed_until = window.closed_until.max(Some(until));
+    }
+
+    /// A person wants it tried again now, whatever we were told before.
+    pub fn reopen(&self) {
+        self.window().closed_until = None;
     }
 
     /// How much longer nothing may be spent because Microsoft said so.
@@ -251,6 +269,41 @@ mod tests {
         budget.spend(1).await;
         assert!(start.elapsed() >= Duration::from_secs(41));
         assert_eq!(budget.closed_for(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_stop_lasts_for_ever_and_a_person_can_end_it() {
+        let budget = Budget::new(Limit::PRESENCE);
+        budget.close_for(Duration::MAX);
+        let start = Instant::now();
+        budget.spend(1).await;
+        assert!(start.elapsed() >= Duration::from_hours(1) && start.elapsed() <= LONGEST_STOP * 2);
+        budget.close_for(Duration::from_hours(1));
+        let start = Instant::now();
+        let reopened = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            budget.reopen();
+        };
+        tokio::join!(budget.spend(1), reopened);
+        assert!(start.elapsed() <= Duration::from_secs(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cost_above_the_burst_is_spent_in_full() {
+        let limit = Limit {
+            published: 100,
+            ..Limit::PRESENCE
+        };
+        let budget = Budget::new(limit);
+        let start = Instant::now();
+        budget.spend(20).await;
+        // Six at once, the other fourteen at 54 in 30 seconds.
+        assert_eq!(budget.used(), 20);
+        assert!(start.elapsed() >= Duration::from_secs(7));
+        for _ in 0..20 {
+            budget.spend(20).await;
+            assert!(budget.used() <= limit.allowed(), "{}", budget.used());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -30,7 +30,8 @@ const MAX_LIFE: Duration = Duration::from_mins(15);
 /// By how much clocks may differ.
 const SKEW: Duration = Duration::from_secs(30);
 
-/// Failed attempts from one address within [`FAILURES_KEPT`] after which nothing from there is looked at.
+/// Failed attempts from one address within [`FAILURES_KEPT`] after which further ones get no better answer. What is right is accepted
+/// all the same: many suites may come from one address.
 const MAX_FAILURES: u32 = 10;
 
 /// How long failures count.
@@ -41,6 +42,9 @@ const MAX_ADDRESSES: u64 = 100_000;
 
 /// Most keys remembered.
 const MAX_KEYS: u64 = 50_000;
+
+/// A key is read from the store again after this time.
+const KEY_KEPT: Duration = Duration::from_mins(1);
 
 /// A suite that has proven who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,26 +177,21 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// An error when there were too many from there lately.
-    pub fn check(&self, peer: Option<Peer>) -> Result<(), Status> {
-        let count = peer
-            .and_then(|peer| self.0.get(&peer.0))
-            .map_or(0, |n| n.load(Ordering::Relaxed));
-        if count >= MAX_FAILURES {
+    /// One more from there. An error when there were too many lately.
+    pub fn note(&self, peer: Option<Peer>) -> Result<(), Status> {
+        let Some(address) = peer.and_then(Peer::counted_as) else {
+            return Ok(());
+        };
+        let before = self
+            .0
+            .get_with(address, Arc::default)
+            .fetch_add(1, Ordering::Relaxed);
+        if before >= MAX_FAILURES {
             return Err(Status::resource_exhausted(
                 "too many failed attempts; come back in a minute",
             ));
         }
         Ok(())
-    }
-
-    /// One more from there.
-    pub fn note(&self, peer: Option<Peer>) {
-        if let Some(peer) = peer {
-            self.0
-                .get_with(peer.0, Arc::default)
-                .fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -202,18 +201,24 @@ pub struct Authenticator {
     clock: Clock,
     audience: String,
     keys: Cache<KeyId, Arc<SuiteKey>>,
+    /// Grows whenever keys are forgotten: what was read before is not kept.
+    generation: AtomicU64,
     failures: Failures,
 }
 
 impl Authenticator {
     /// For JWTs with this audience.
     pub fn new(store: Store, clock: Clock, audience: String) -> Arc<Self> {
-        let keys = Cache::builder().max_capacity(MAX_KEYS).build();
+        let keys = Cache::builder()
+            .max_capacity(MAX_KEYS)
+            .time_to_live(KEY_KEPT)
+            .build();
         Arc::new(Self {
             store,
             clock,
             audience,
             keys,
+            generation: AtomicU64::new(0),
             failures: Failures::default(),
         })
     }
@@ -225,7 +230,22 @@ impl Authenticator {
 
     /// The operator has changed something: keys are looked up anew.
     pub fn forget_keys(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         self.keys.invalidate_all();
+    }
+
+    /// A suite has changed one of its keys: that is looked up anew.
+    pub fn forget_key(&self, key: KeyId) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.keys.invalidate(&key);
+    }
+
+    /// Keeps a key that was read in this generation.
+    fn remember(&self, key: &Arc<SuiteKey>, generation: u64) {
+        self.keys.insert(key.key, Arc::clone(key));
+        if self.generation.load(Ordering::SeqCst) != generation {
+            self.keys.invalidate(&key.key);
+        }
     }
 
     /// Who sends this call.
@@ -234,7 +254,6 @@ impl Authenticator {
         metadata: &MetadataMap,
         peer: Option<Peer>,
     ) -> Result<SuiteIdentity, Status> {
-        self.failures.check(peer)?;
         let token = metadata
             .get("authorization")
             .and_then(|value| value.to_str().ok())
@@ -262,7 +281,7 @@ impl Authenticator {
                 ));
             }
         };
-        self.failures.note(peer);
+        self.failures.note(peer)?;
         tracing::info!(reason = %refused, "a suite's credential was refused");
         Err(Status::unauthenticated(
             "the credential was refused: check that the suite is enrolled and not revoked, and that its clock is right",
@@ -280,16 +299,16 @@ impl Authenticator {
             Ok(kid) => kid,
             Err(refused) => return Ok(Err(refused)),
         };
-        let key = match self.keys.get(&kid) {
-            Some(key) => key,
-            None => match self.store.suite_key(kid).await? {
-                Some(key) => {
-                    let key = Arc::new(key);
-                    self.keys.insert(kid, Arc::clone(&key));
-                    key
-                }
-                None => return Ok(Err(Refused::UnknownKey)),
-            },
+        let key = if let Some(key) = self.keys.get(&kid) {
+            key
+        } else {
+            let generation = self.generation.load(Ordering::SeqCst);
+            let Some(key) = self.store.suite_key(kid).await? else {
+                return Ok(Err(Refused::UnknownKey));
+            };
+            let key = Arc::new(key);
+            self.remember(&key, generation);
+            key
         };
         Ok(check_token(token, &key, &self.audience, self.clock.now()))
     }
@@ -462,17 +481,66 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_keeps_failing_is_not_looked_at() {
+    fn an_address_that_keeps_failing_is_told_to_rest_but_not_this_machine() {
         let failures = Failures::default();
-        let (a, b) = (Peer([127, 0, 0, 1].into()), Peer([127, 0, 0, 2].into()));
-        for _ in 0..MAX_FAILURES {
-            assert!(failures.check(Some(a)).is_ok());
-            failures.note(Some(a));
+        let peer = |text: &str| Some(Peer(text.parse().unwrap()));
+        for n in 0..MAX_FAILURES {
+            assert!(failures.note(peer(&format!("2001:db8::{}", n + 1))).is_ok());
         }
         assert_eq!(
-            failures.check(Some(a)).unwrap_err().code(),
-            tonic::Code::ResourceExhausted
+            failures.note(peer("2001:db8::ffff")).unwrap_err().code(),
+            tonic::Code::ResourceExhausted,
+            "one host has a whole network of addresses"
         );
-        assert!(failures.check(Some(b)).is_ok() && failures.check(None).is_ok());
+        assert!(failures.note(peer("2001:db8:1::1")).is_ok());
+        // Behind a proxy everybody comes from this machine.
+        for _ in 0..100 {
+            assert!(failures.note(peer("127.0.0.1")).is_ok() && failures.note(None).is_ok());
+        }
+    }
+
+    async fn authenticator() -> (tempfile::TempDir, Arc<Authenticator>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cloud.db")).await.unwrap();
+        let auth = Authenticator::new(store, Clock::system(), "presence-cloud".into());
+        (dir, auth)
+    }
+
+    #[tokio::test]
+    async fn a_key_that_was_read_before_a_revocation_is_not_kept_after_it() {
+        let (_dir, auth) = authenticator().await;
+        let key = Arc::new(suite().key);
+        let generation = auth.generation.load(Ordering::SeqCst);
+        auth.forget_keys();
+        auth.remember(&key, generation);
+        assert!(auth.keys.get(&key.key).is_none());
+        auth.remember(&key, generation + 1);
+        assert!(auth.keys.get(&key.key).is_some());
+        assert_eq!(auth.keys.policy().time_to_live(), Some(KEY_KEPT));
+    }
+
+    #[tokio::test]
+    async fn those_who_fail_do_not_lock_out_their_neighbours() {
+        let (_dir, auth) = authenticator().await;
+        let peer = Some(Peer("192.0.2.1".parse().unwrap()));
+        for _ in 0..=MAX_FAILURES {
+            auth.identify_token("a.b.c", peer).await.unwrap_err();
+        }
+        let refused = auth.identify_token("a.b.c", peer).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        let mut suite = suite();
+        suite.key.key = KeyId::random();
+        auth.remember(
+            &Arc::new(suite.key.clone()),
+            auth.generation.load(Ordering::SeqCst),
+        );
+        let now = Clock::system().now().as_secs();
+        let mut claims = suite.claims();
+        for (claim, at) in [("iat", now), ("nbf", now), ("exp", now + 600)] {
+            claims[claim] = json!(at);
+        }
+        let token = encode(&suite.header(), &claims, &suite.signing).unwrap();
+        let identity = auth.identify_token(&token, peer).await.unwrap();
+        assert_eq!(identity.suite, suite.key.suite);
     }
 }

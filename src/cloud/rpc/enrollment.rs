@@ -6,13 +6,13 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use tonic::{Request, Response, Status};
 
 use super::Api;
-use crate::cloud::listener::Peer;
+use crate::cloud::listener::{self, Peer};
 use crate::cloud::store::EnrolError;
 use crate::secret::sha256;
 use crate::wire::{self, v1};
 
-/// A replaced key stays valid for this long, so that a lost answer costs nothing.
-const PREVIOUS_KEY: Duration = Duration::from_hours(1);
+/// A replaced key stays valid for this long, so that a lost answer costs nothing, even when the suite is off for a night.
+const PREVIOUS_KEY: Duration = Duration::from_hours(24);
 
 /// Longest name or version of a suite.
 const MAX_NAME_BYTES: usize = 100;
@@ -80,8 +80,12 @@ impl v1::enrollment_service_server::EnrollmentService for Api {
         request: Request<v1::EnrollRequest>,
     ) -> Result<Response<v1::EnrollResponse>, Status> {
         let peer = request.extensions().get::<Peer>().copied();
-        self.enrol_failures.check(peer)?;
-        let request = request.into_inner();
+        if self.enrolments.check().is_err() {
+            return Err(Status::resource_exhausted(
+                "too many suites enrol just now; come back in a minute",
+            ));
+        }
+        let (_, extensions, request) = request.into_parts();
         let name = check_name(&request.suite_name, "suite_name")?;
         check_name(&request.agent_version, "agent_version")?;
         let message = wire::enroll_proof_message(&request.code, &request.public_key);
@@ -91,12 +95,16 @@ impl v1::enrollment_service_server::EnrollmentService for Api {
             .store
             .enrol(code_hash(&request.code), &request.public_key, &name, now)
             .await;
-        let suite = enrolled.map_err(|e| {
-            if matches!(e, EnrolError::NotValid) {
-                self.enrol_failures.note(peer);
+        let suite = match enrolled {
+            Ok(suite) => suite,
+            Err(e) => {
+                if matches!(e, EnrolError::NotValid) {
+                    self.enrol_failures.note(peer)?;
+                }
+                return Err(failed(&e));
             }
-            failed(&e)
-        })?;
+        };
+        listener::admit(&extensions);
         let tenant = self
             .store
             .tenant(suite.tenant)
@@ -117,19 +125,42 @@ impl v1::enrollment_service_server::EnrollmentService for Api {
         &self,
         request: Request<v1::RenewKeyRequest>,
     ) -> Result<Response<v1::RenewKeyResponse>, Status> {
-        let peer = request.extensions().get::<Peer>().copied();
-        let identity = self.auth.identify(request.metadata(), peer).await?;
+        let identity = self.identify(&request).await?;
         let request = request.into_inner();
         let message = wire::renew_proof_message(&identity.suite.to_string(), &request.public_key);
         check_proof(&request.public_key, &message, &request.proof)?;
         let now = self.clock.now();
+        let again = self
+            .store
+            .own_key(identity.suite, &request.public_key, now)
+            .await
+            .map_err(|e| failed(&e.into()))?;
+        if let Some(key) = again {
+            // The answer was lost: here it is again.
+            let caller = self.store.suite_key(identity.key).await;
+            let until = caller.map_err(|e| failed(&e.into()))?;
+            return Ok(Response::new(v1::RenewKeyResponse {
+                key_id: key.to_string(),
+                previous_key_valid_until: until
+                    .and_then(|key| key.valid_until)
+                    .map(wire::timestamp),
+            }));
+        }
+        if !self.renewals.entry(identity.suite).or_insert(()).is_fresh() {
+            return Err(Status::resource_exhausted(
+                "this suite has a new key already; at most one a minute",
+            ));
+        }
         let until = now.plus(PREVIOUS_KEY);
-        let key = self
+        let renewed = self
             .store
             .renew_key(identity.suite, &request.public_key, now, until)
-            .await
-            .map_err(|e| failed(&e))?;
-        self.auth.forget_keys();
+            .await;
+        let key = renewed.map_err(|e| {
+            self.renewals.invalidate(&identity.suite);
+            failed(&e)
+        })?;
+        self.auth.forget_key(identity.key);
         tracing::info!(suite.id = %identity.suite, "a suite renewed its key");
         Ok(Response::new(v1::RenewKeyResponse {
             key_id: key.to_string(),

@@ -14,18 +14,21 @@ use super::StreamSettings;
 use super::auth::{Authenticator, SuiteIdentity};
 use crate::clock::Clock;
 use crate::cloud::directory::StreamId;
-use crate::cloud::hub::Opened;
 use crate::cloud::hub::mailbox::{Delivery, End, EndReason, Freshness, Mailbox, Parcel};
+use crate::cloud::hub::{Opened, Purpose, Reserved};
 use crate::cloud::listener::Peer;
 use crate::cloud::poller::Tenant;
-use crate::model::{Position, SuiteId};
+use crate::model::{Position, Sequence, SuiteId};
 use crate::wire::{self, v1};
 
-/// The first message, and each that continues it, must come within this time.
-const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// The whole opening must come within this time.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// Most people named in an opening, whatever the plan. `security-and-faults.md` §5.
 const MAX_OPENING: usize = 50_000;
+
+/// Most messages that continue an opening.
+const MAX_OPENING_MESSAGES: u32 = 256;
 
 /// A stream outlives its credential by this much.
 const CREDENTIAL_GRACE: Duration = Duration::from_secs(20);
@@ -40,41 +43,49 @@ const MESSAGES_AT_ONCE: u32 = 200;
 /// Longest version text of a client.
 const MAX_VERSION_BYTES: usize = 100;
 
-/// A stream that is closed when this is dropped.
-pub(super) struct OpenStream {
+/// A stream's place, given back when this is dropped.
+pub(super) struct Place {
     tenant: Arc<Tenant>,
-    opened: Opened,
+    id: StreamId,
+    mailbox: Arc<Mailbox>,
 }
 
-impl OpenStream {
-    pub(super) fn open(
+impl Place {
+    /// `None` when the suite has as many streams as `max_streams`.
+    pub(super) fn reserve(
         tenant: &Arc<Tenant>,
         suite: SuiteId,
-        max_watched: usize,
-        names: &[String],
-        resume: Option<Position>,
-    ) -> Self {
-        let opened = tenant
-            .with_hub(|hub, known, now| hub.open(suite, max_watched, names, resume, known, now));
-        Self {
+        purpose: Purpose,
+        max_streams: usize,
+    ) -> Option<Self> {
+        let max_watched = tenant.row().max_watched as usize;
+        let reserved =
+            tenant.with_hub(|hub, _, _| hub.reserve(suite, max_watched, purpose, max_streams))?;
+        Some(Self {
             tenant: Arc::clone(tenant),
-            opened,
-        }
+            id: reserved.id,
+            mailbox: reserved.mailbox,
+        })
+    }
+
+    pub(super) fn begin(&self, names: &[String], resume: Option<Position>) -> Opened {
+        let reserved = Reserved {
+            id: self.id,
+            mailbox: Arc::clone(&self.mailbox),
+        };
+        self.tenant
+            .with_hub(|hub, known, now| hub.begin(reserved, names, resume, known, now))
     }
 
     pub(super) fn mailbox(&self) -> &Mailbox {
-        &self.opened.mailbox
-    }
-
-    fn id(&self) -> StreamId {
-        self.opened.id
+        &self.mailbox
     }
 }
 
-impl Drop for OpenStream {
+impl Drop for Place {
     fn drop(&mut self) {
-        let id = self.id();
-        self.tenant.with_hub(|hub, _, now| hub.close(id, now));
+        self.tenant
+            .with_hub(|hub, known, now| hub.close(self.id, known, now));
     }
 }
 
@@ -104,6 +115,7 @@ pub(super) struct Conversation {
     pub identity: SuiteIdentity,
     pub peer: Option<Peer>,
     pub tenant: Arc<Tenant>,
+    pub place: Place,
     pub auth: Arc<Authenticator>,
     pub clock: Clock,
     pub settings: StreamSettings,
@@ -124,28 +136,31 @@ impl Conversation {
     }
 
     async fn converse(&mut self) -> Result<(), Status> {
-        let open = self.first_message().await?;
+        let open = self.opening().await?;
         let max = self.tenant.row().max_watched;
-        let resume = open.resume.map(Position::from);
-        let stream = OpenStream::open(
-            &self.tenant,
-            self.identity.suite,
-            max as usize,
-            &open.watch,
-            resume,
-        );
+        let opened = self
+            .place
+            .begin(&open.watch, open.resume.map(Position::from));
         tracing::info!(
-            suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, stream.resumed = stream.opened.resumed,
+            suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, stream.resumed = opened.resumed,
             client = %open.agent_version.escape_default(), "a suite opened a stream"
         );
         self.send(v1::watch_response::Response::Opened(v1::Opened {
             protocol_version: wire::PROTOCOL_VERSION,
-            position: Some(wire::position(stream.opened.position)),
-            resumed: stream.opened.resumed,
+            position: Some(wire::position(opened.position)),
+            resumed: opened.resumed,
             heartbeat_interval: Some(wire::duration(self.settings.heartbeat)),
             max_watched: max,
         }))
         .await?;
+        // Where the suite may resume: what was taken from the mailbox counts only when it is on its way.
+        let mut sent = match open.resume.map(Position::from) {
+            Some(resume) if opened.resumed => resume,
+            _ => Position {
+                sequence: Sequence(0),
+                ..opened.position
+            },
+        };
         let quota = Quota::per_second(MESSAGES_PER_SECOND.try_into().expect("not zero"))
             .allow_burst(MESSAGES_AT_ONCE.try_into().expect("not zero"));
         let limiter = RateLimiter::direct(quota);
@@ -160,20 +175,18 @@ impl Conversation {
         let mut parcel = None;
         loop {
             if parcel.is_none() {
-                parcel = stream.mailbox().take();
+                parcel = self.place.mailbox().take();
             }
             if parcel.is_none() && Instant::now() >= next_heartbeat {
-                parcel = stream
+                parcel = self
+                    .place
                     .mailbox()
                     .freshness()
                     .map(|(f, p)| Parcel::Freshness(f, p));
                 next_heartbeat = Instant::now() + self.settings.heartbeat;
             }
-            if matches!(parcel, Some(Parcel::End(..))) {
-                let Some(Parcel::End(end, position)) = parcel else {
-                    unreachable!("just looked")
-                };
-                return self.farewell(end, position).await;
+            if let Some(Parcel::End(end)) = parcel {
+                return self.farewell(end, sent).await;
             }
             let expires = self
                 .clock
@@ -184,7 +197,7 @@ impl Conversation {
                 message = self.up.message(), if up_is_open => match unless_gone(message)? {
                     None => up_is_open = false,
                     Some(message) => {
-                        self.apply(&stream, message).await?;
+                        self.apply(message).await?;
                         // Who says too much is listened to more slowly.
                         while let Err(not_until) = limiter.check() {
                             let clock = governor::clock::DefaultClock::default();
@@ -198,21 +211,24 @@ impl Conversation {
                         if matches!(parcel, Parcel::Freshness(..)) {
                             next_heartbeat = Instant::now() + self.settings.heartbeat;
                         }
+                        if let Parcel::Values { position, .. } | Parcel::Freshness(_, position) = &parcel {
+                            sent = *position;
+                        }
                         permit.send(Ok(v1::WatchResponse { response: Some(self.translate(parcel)) }));
                     }
                 }
-                () = stream.mailbox().ready() => {
+                () = self.place.mailbox().ready() => {
                     // Only the end may overtake a message that the suite does not take.
-                    if stream.mailbox().has_ended() {
+                    if self.place.mailbox().has_ended() {
                         parcel = None;
                     }
                 }
                 () = tokio::time::sleep_until(next_heartbeat), if parcel.is_none() => {}
                 () = &mut grows_old => {
-                    stream.mailbox().end(End { reason: EndReason::MaximumAge, reconnect_after: Some(Duration::ZERO) });
+                    self.place.mailbox().end(End { reason: EndReason::MaximumAge, reconnect_after: Some(Duration::ZERO) });
                 }
                 () = tokio::time::sleep(expires) => {
-                    stream.mailbox().end(End { reason: EndReason::CredentialExpired, reconnect_after: Some(Duration::ZERO) });
+                    self.place.mailbox().end(End { reason: EndReason::CredentialExpired, reconnect_after: Some(Duration::ZERO) });
                     parcel = None;
                 }
                 () = down.closed() => return Ok(()),
@@ -220,7 +236,26 @@ impl Conversation {
         }
     }
 
-    /// The opening: `open`, and the `add`s that continue it.
+    /// The opening, unless the stream is to end before it is complete. Nothing has been said until then, so that a status is all
+    /// that can be said about the end.
+    async fn opening(&mut self) -> Result<v1::Open, Status> {
+        let expires = self
+            .clock
+            .now()
+            .until(self.identity.expires_at.plus(CREDENTIAL_GRACE));
+        let (mailbox, down) = (Arc::clone(&self.place.mailbox), self.down.clone());
+        tokio::select! {
+            opening = self.first_message() => opening,
+            () = tokio::time::sleep(OPENING) => {
+                Err(Status::deadline_exceeded("the opening must come within thirty seconds"))
+            }
+            () = tokio::time::sleep(expires) => Err(farewell_of(EndReason::CredentialExpired).1),
+            reason = mailbox.ended() => Err(farewell_of(reason).1),
+            () = down.closed() => Err(Status::cancelled("the suite has gone")),
+        }
+    }
+
+    /// `open`, and the `add`s that continue it.
     async fn first_message(&mut self) -> Result<v1::Open, Status> {
         use v1::watch_request::Request;
         let Some(Request::Open(mut open)) = self.next_of_opening().await? else {
@@ -237,6 +272,11 @@ impl Conversation {
             ));
         }
         check_names(&open.watch)?;
+        if open.continued_in_adds > MAX_OPENING_MESSAGES {
+            return Err(Status::invalid_argument(format!(
+                "an opening is continued in at most {MAX_OPENING_MESSAGES} add messages"
+            )));
+        }
         for _ in 0..open.continued_in_adds {
             let Some(Request::Add(more)) = self.next_of_opening().await? else {
                 return Err(Status::invalid_argument(
@@ -255,19 +295,13 @@ impl Conversation {
     }
 
     async fn next_of_opening(&mut self) -> Result<Option<v1::watch_request::Request>, Status> {
-        let message = tokio::time::timeout(FIRST_MESSAGE, self.up.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("the opening must come within ten seconds"))??;
+        let message = self.up.message().await?;
         Ok(message.and_then(|message| message.request))
     }
 
-    async fn apply(
-        &mut self,
-        stream: &OpenStream,
-        message: v1::WatchRequest,
-    ) -> Result<(), Status> {
+    async fn apply(&mut self, message: v1::WatchRequest) -> Result<(), Status> {
         use v1::watch_request::Request;
-        let id = stream.id();
+        let id = self.place.id;
         match message.request {
             Some(Request::Open(_)) => Err(Status::invalid_argument(
                 "open may only be the first message of a stream",
@@ -317,32 +351,7 @@ impl Conversation {
     }
 
     async fn farewell(&self, end: End, position: Position) -> Result<(), Status> {
-        let (reason, status) = match end.reason {
-            EndReason::ShuttingDown => (
-                v1::GoAwayReason::ShuttingDown,
-                Status::unavailable("the server stops; come back"),
-            ),
-            EndReason::Revoked => (
-                v1::GoAwayReason::Revoked,
-                Status::permission_denied("this suite was revoked; enrol it again"),
-            ),
-            EndReason::CredentialExpired => (
-                v1::GoAwayReason::CredentialExpired,
-                Status::unauthenticated("the credential has expired; come back with a fresh one"),
-            ),
-            EndReason::TooSlow => (
-                v1::GoAwayReason::TooSlow,
-                Status::resource_exhausted("nothing was read for too long; come back"),
-            ),
-            EndReason::MaximumAge => (
-                v1::GoAwayReason::MaximumAge,
-                Status::unavailable("the stream has lived its life; come back"),
-            ),
-            EndReason::TenantGone => (
-                v1::GoAwayReason::TenantGone,
-                Status::not_found("the organisation was disconnected"),
-            ),
-        };
+        let (reason, status) = farewell_of(end.reason);
         let message = v1::watch_response::Response::GoAway(v1::GoAway {
             reason: reason as i32,
             detail: status.message().to_owned(),
@@ -403,6 +412,36 @@ impl Conversation {
             }
             Parcel::End(..) => unreachable!("handled before"),
         }
+    }
+}
+
+/// How an end is told.
+pub(super) fn farewell_of(reason: EndReason) -> (v1::GoAwayReason, Status) {
+    match reason {
+        EndReason::ShuttingDown => (
+            v1::GoAwayReason::ShuttingDown,
+            Status::unavailable("the server stops; come back"),
+        ),
+        EndReason::Revoked => (
+            v1::GoAwayReason::Revoked,
+            Status::permission_denied("this suite was revoked; enrol it again"),
+        ),
+        EndReason::CredentialExpired => (
+            v1::GoAwayReason::CredentialExpired,
+            Status::unauthenticated("the credential has expired; come back with a fresh one"),
+        ),
+        EndReason::TooSlow => (
+            v1::GoAwayReason::TooSlow,
+            Status::resource_exhausted("nothing was read for too long; come back"),
+        ),
+        EndReason::MaximumAge => (
+            v1::GoAwayReason::MaximumAge,
+            Status::unavailable("the stream has lived its life; come back"),
+        ),
+        EndReason::TenantGone => (
+            v1::GoAwayReason::TenantGone,
+            Status::not_found("the organisation was disconnected"),
+        ),
     }
 }
 

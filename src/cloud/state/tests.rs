@@ -145,6 +145,33 @@ fn somebody_watched_again_lags_until_read_and_is_forgotten_after_a_while() {
     assert!(state.value(user(2)).is_some());
 }
 
+#[test]
+fn a_clock_that_was_put_back_does_not_make_the_old_pass_for_fresh() {
+    let mut state = watching([1, 2]);
+    let both = [user(1), user(2)];
+    let answer: HashMap<_, _> = both.iter().map(|u| (*u, saying("Busy"))).collect();
+    state.apply(&both, answer.clone(), at(5_000));
+    state.finish_sweep(at(5_000));
+    state.apply(&both[..1], answer, at(1_000));
+    state.finish_sweep(at(1_000));
+    assert_eq!(state.as_of(), Some(at(1_000)));
+    assert_eq!(state.value(user(1)).unwrap().1, at(1_000));
+}
+
+#[test]
+fn a_person_under_a_new_name_gets_a_sequence_above_all_before() {
+    let mut state = watching([1, 2]);
+    for n in [1, 2] {
+        let answer = HashMap::from([(user(n), saying("Busy"))]);
+        state.apply(&[user(n)], answer, at(1));
+    }
+    let (value, confirmed_at) = state.restamp(user(1)).unwrap();
+    assert_eq!((value.sequence, confirmed_at), (Sequence(3), at(1)));
+    assert_eq!(state.value(user(1)).unwrap().0.sequence, Sequence(3));
+    assert_eq!(state.position().sequence, Sequence(3));
+    assert!(state.restamp(user(9)).is_none());
+}
+
 proptest! {
     /// Whatever is read in whatever order: sequences rise strictly, and a reader who applies changes holds the state.
     #[test]

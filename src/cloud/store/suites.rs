@@ -97,6 +97,20 @@ impl Store {
         now: Timestamp,
     ) -> Result<SuiteKey, EnrolError> {
         let failed = |e| StoreError::Database("enrol a suite", e);
+        // Guessing must not keep the writer busy: what cannot be valid gets no further than the readers.
+        let plausible = sqlx::query(
+            "SELECT 1 FROM enrolment_codes WHERE code_hash = $1
+             AND ((used_at IS NULL AND expires_at > $2) OR used_at >= $3)",
+        )
+        .bind(code_hash.as_slice())
+        .bind(now.as_millis())
+        .bind(now.minus(REPEAT_ENROLMENT).as_millis())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(failed)?;
+        if plausible.is_none() {
+            return Err(EnrolError::NotValid);
+        }
         let mut tx = self
             .writer
             .begin_with("BEGIN IMMEDIATE")
@@ -163,7 +177,28 @@ impl Store {
         })
     }
 
-    /// Gives an active suite a new key; its other keys stay valid until `previous_until`.
+    /// The id of a key that a suite has already and that is still valid.
+    pub async fn own_key(
+        &self,
+        suite: SuiteId,
+        public_key: &[u8],
+        now: Timestamp,
+    ) -> Result<Option<KeyId>, StoreError> {
+        sqlx::query(
+            "SELECT key_id FROM suite_keys WHERE suite_id = $1 AND public_key = $2
+             AND (valid_until IS NULL OR valid_until > $3)",
+        )
+        .bind(suite.to_string())
+        .bind(public_key)
+        .bind(now.as_millis())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|e| StoreError::Database("read a suite's key", e))?
+        .map(|row| Ok(KeyId(uuid(&row, "key_id")?)))
+        .transpose()
+    }
+
+    /// Gives an active suite a new key; its other keys stay valid until `previous_until`, and those that are no longer are deleted.
     pub async fn renew_key(
         &self,
         suite: SuiteId,
@@ -177,6 +212,12 @@ impl Store {
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
+        sqlx::query("DELETE FROM suite_keys WHERE suite_id = $1 AND valid_until <= $2")
+            .bind(suite.to_string())
+            .bind(now.as_millis())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
         sqlx::query(
             "UPDATE suite_keys SET valid_until = $2 WHERE suite_id = $1 AND valid_until IS NULL",
         )
@@ -187,10 +228,6 @@ impl Store {
         .map_err(failed)?;
         let key = KeyId::random();
         insert_key(&mut tx, key, suite, public_key, now).await?;
-        sqlx::query(BUMP_REVISION)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(key)
     }

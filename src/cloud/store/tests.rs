@@ -362,3 +362,54 @@ async fn a_renewed_key_leaves_the_old_one_valid_for_a_while() {
         Err(EnrolError::KeyInUse)
     ));
 }
+
+#[tokio::test]
+async fn a_wrong_code_does_not_wait_for_the_writer() {
+    let (_dir, store) = store().await;
+    let _busy = store.writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let refused = tokio::time::timeout(
+        Duration::from_secs(3),
+        store.enrol([2; 32], &[7; 32], "x", NOW),
+    );
+    assert!(matches!(refused.await, Ok(Err(EnrolError::NotValid))));
+}
+
+#[tokio::test]
+async fn keys_that_are_no_longer_valid_are_deleted_and_a_suite_finds_its_own() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, None);
+    store.put_tenant(&new, NOW).await.unwrap();
+    let hour = Duration::from_hours(1);
+    let until = NOW.plus(hour);
+    store
+        .put_enrolment_code(new.row.id, [1; 32], NOW, until)
+        .await
+        .unwrap();
+    let first = store.enrol([1; 32], &[7; 32], "x", NOW).await.unwrap();
+    let revision = store.revision().await.unwrap();
+    let second = store
+        .renew_key(first.suite, &[8; 32], NOW, until)
+        .await
+        .unwrap();
+    assert_eq!(
+        store.revision().await.unwrap(),
+        revision,
+        "no operator did that"
+    );
+    let own = async |key: u8, at| store.own_key(first.suite, &[key; 32], at).await.unwrap();
+    assert_eq!(own(8, NOW).await, Some(second));
+    assert_eq!(own(7, NOW).await, Some(first.key));
+    assert_eq!(own(7, until).await, None);
+    let stranger = SuiteId::random();
+    assert_eq!(
+        store.own_key(stranger, &[8; 32], NOW).await.unwrap(),
+        None,
+        "another suite's"
+    );
+    store
+        .renew_key(first.suite, &[9; 32], until, until.plus(hour))
+        .await
+        .unwrap();
+    assert!(store.suite_key(first.key).await.unwrap().is_none());
+    assert!(store.suite_key(second).await.unwrap().is_some());
+}
