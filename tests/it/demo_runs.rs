@@ -95,19 +95,20 @@ async fn somebody_connects_an_organisation_in_the_browser_and_sees_it_come_alive
     assert_eq!(visitor.post("/complete", &[]).await.status, 200);
 
     // A suite of it comes alive, with everybody fresh.
-    let lively = tokio::task::spawn_blocking(move || {
+    let followed = tokio::task::spawn_blocking(move || {
+        let fresh =
+            |e: &Value| e["event"] == "heartbeat" && e["suite"] == "Northwind" && e["fresh"] == 300;
+        events.by_ref().find(fresh).expect("the demo goes on");
         events
-            .by_ref()
-            .find(|e| e["event"] == "heartbeat" && e["suite"] == "Northwind" && e["fresh"] == 300)
-            .expect("the demo goes on")
     });
-    lively.await.unwrap();
+    // A demo to which nobody listens ends.
+    let events = followed.await.unwrap();
     let status = visitor.open("/status").await.body;
     assert!(
         status.contains("All 300 people") && status.contains("connected now"),
         "{status}"
     );
-    drop(demo);
+    drop((demo, events));
 }
 
 #[test]
