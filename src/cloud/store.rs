@@ -68,16 +68,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     ),
 ];
 
-fn migrator() -> Migrator {
-    let steps = MIGRATIONS.iter().map(|(number, name, sql)| {
-        let kind = MigrationType::Simple;
-        Migration::new(
-            *number,
-            (*name).into(),
-            kind,
-            SqlStr::from_static(sql),
-            false,
-        )
+/// The schema as it was after so many steps.
+fn migrator(steps: usize) -> Migrator {
+    let steps = MIGRATIONS.iter().take(steps).map(|(number, name, sql)| {
+        let sql = SqlStr::from_static(sql);
+        Migration::new(*number, (*name).into(), MigrationType::Simple, sql, false)
     });
     Migrator::with_migrations(steps.collect())
 }
@@ -116,7 +111,7 @@ impl Store {
         if found != "ok" {
             return Err(StoreError::Damaged(name, found));
         }
-        migrator()
+        migrator(MIGRATIONS.len())
             .run(&writer)
             .await
             .map_err(|e| StoreError::Migration(name, e))?;

@@ -413,3 +413,34 @@ async fn keys_that_are_no_longer_valid_are_deleted_and_a_suite_finds_its_own() {
     assert!(store.suite_key(first.key).await.unwrap().is_none());
     assert!(store.suite_key(second).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn a_file_of_every_earlier_version_is_brought_up_to_date_and_loses_nothing() {
+    for version in 1..MIGRATIONS.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cloud.db");
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true);
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        migrator(version).run(&pool).await.unwrap();
+        let id = uuid::Uuid::from_u128(7).to_string();
+        for statement in [
+            "INSERT INTO tenants (tenant_id, name, connection, status, max_watched, created_at, updated_at)
+             VALUES ($1, 'Old', 'service-account', 'active', 10, 1, 1)",
+            "INSERT INTO data_keys (tenant_id, wrapped, created_at) VALUES ($1, X'0102', 1)",
+            "INSERT INTO refresh_tokens (tenant_id, generation, sealed, updated_at) VALUES ($1, 3, X'0304', 1)",
+        ] {
+            sqlx::query(statement).bind(&id).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+
+        let store = Store::open(&path).await.unwrap();
+        let tenant = TenantId(uuid::Uuid::from_u128(7));
+        assert_eq!(store.tenant(tenant).await.unwrap().unwrap().name, "Old");
+        assert_eq!(store.data_key(tenant).await.unwrap().unwrap(), [1, 2]);
+        let token = store.refresh_token(tenant).await.unwrap().unwrap();
+        assert_eq!((token.generation, token.sealed), (3, vec![3, 4]));
+        assert!(store.connection(tenant).await.unwrap().is_none());
+    }
+}
