@@ -83,7 +83,8 @@ impl Scene {
     }
 
     async fn access(&self) -> Result<Arc<Held>, TokenError> {
-        self.tokens.access(TENANT, KIND).await
+        let access = self.tokens.access(TENANT, KIND).await;
+        access.map_err(|failure| failure.error)
     }
 
     async fn stored(&self) -> SealedRefreshToken {
