@@ -550,8 +550,11 @@ impl Tenant {
         if people.is_empty() {
             return false;
         }
-        let begun = self.core().changes;
-        let mut sweep = Sweep::new(people, self.shared.settings.batch);
+        let (begun, mut sweep) = {
+            let core = self.core();
+            let sweep = Sweep::apart(people, &core.suspects, self.shared.settings.batch);
+            (core.changes, sweep)
+        };
         let mut under_way = FuturesUnordered::new();
         let mut trouble: Option<Trouble> = None;
         loop {

@@ -32,6 +32,9 @@ const MOST_KEPT_AHEAD: Duration = Duration::from_mins(5);
 /// No time told by Microsoft counts for more.
 const MOST_TOLD: Duration = Duration::from_hours(1);
 
+/// A refusal that does not pass by itself answers those who ask together; when to try again is for the health to say.
+const REFUSAL_ANSWERS: Duration = Duration::from_secs(1);
+
 /// A refusal that does not pass by itself is met with this much patience while the token held still works.
 const REFUSAL_KEPT: Duration = Duration::from_hours(1);
 
@@ -97,7 +100,7 @@ impl TokenError {
             Recovery::Retry { after } | Recovery::Throttled { after } => {
                 after.unwrap_or_default().clamp(FAILURE_KEPT, MOST_TOLD)
             }
-            _ => FAILURE_KEPT,
+            _ => REFUSAL_ANSWERS,
         }
     }
 

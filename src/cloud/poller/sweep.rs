@@ -58,6 +58,18 @@ impl Sweep {
         }
     }
 
+    /// Over these people, and with a request of its own for each of those refused alone before.
+    pub fn apart(people: Vec<UserId>, suspects: &Suspects, batch: usize) -> Self {
+        let count = people.len();
+        let (apart, people): (Vec<UserId>, Vec<UserId>) = people
+            .into_iter()
+            .partition(|user| suspects.contains(*user));
+        let mut sweep = Self::new(people, batch);
+        sweep.people = count;
+        sweep.queue.extend(apart.into_iter().map(|user| vec![user]));
+        sweep
+    }
+
     /// The next request to make.
     pub fn next_batch(&mut self) -> Option<Vec<UserId>> {
         self.queue.pop_front()
@@ -260,6 +272,12 @@ mod tests {
         let (first, second) = twice(&sweep);
         assert_eq!(first, Judged::default());
         assert_eq!(second.culprits, [user(3)]);
+        // The second time it costs one request more.
+        let mut suspects = Suspects::default();
+        suspects.judge(&sweep);
+        let mut again = Sweep::apart((0..10).map(user).collect(), &suspects, 650);
+        let sizes = std::iter::from_fn(|| again.next_batch()).map(|batch| batch.len());
+        assert_eq!(sizes.collect::<Vec<_>>(), [9, 1]);
         // Answered in between, it starts over.
         let mut suspects = Suspects::default();
         for _ in 0..3 {
