@@ -180,6 +180,13 @@ impl HealthMachine {
         self.failed(&recovery, now)
     }
 
+    /// Says more of a failure that may pass.
+    pub fn explain(&mut self, cause: Cause) {
+        if self.health.state == HealthState::Degraded {
+            self.health.cause = Some(cause);
+        }
+    }
+
     /// The operator paused the tenant.
     pub fn suspended(&mut self, now: Timestamp) {
         let cause = Cause {

@@ -709,12 +709,13 @@ impl Tenant {
         core.resting_until = None;
         let state = core.health.health().state;
         if before != state {
-            match state {
-                HealthState::Connected => tracing::info!(tenant.id = %self.id, "connected"),
-                _ => tracing::warn!(
+            if state == HealthState::Connected {
+                tracing::info!(tenant.id = %self.id, "connected");
+            } else {
+                tracing::warn!(
                     tenant.id = %self.id, health = state.as_str(),
                     "the access works until it ends, but cannot be renewed"
-                ),
+                );
             }
         }
         core.tell_status();
@@ -742,7 +743,11 @@ impl Tenant {
                     Recovery::Retry { after: None } => Recovery::Retry { after: Some(left) },
                     other => other,
                 };
-                core.health.failed(&recovery, now).max(left)
+                let wait = core.health.failed(&recovery, now).max(left);
+                if let Some(cause) = failure.error.passing_cause() {
+                    core.health.explain(cause);
+                }
+                wait
             }
             Trouble::TokenRefused(renewal) => {
                 let signs_in = kind == ConnectionKind::ServiceAccount;

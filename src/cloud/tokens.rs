@@ -113,6 +113,14 @@ impl TokenError {
         wait.min(MOST_KEPT_AHEAD).max(self.kept())
     }
 
+    /// What Microsoft says of a failure that passes, if it says more than that it failed.
+    pub fn passing_cause(&self) -> Option<Cause> {
+        match self {
+            Self::Microsoft(e) => e.passing_cause(),
+            _ => None,
+        }
+    }
+
     /// What to do.
     pub fn recovery(&self) -> Recovery {
         match self {

@@ -376,3 +376,33 @@ async fn challenged_for_hours_tokens_are_replaced_rarely() {
 async fn refused_for_hours_tokens_are_replaced_rarely() {
     refused_tokens_are_replaced_rarely(fault("flapping-401")).await;
 }
+
+/// Names are looked up daily. What goes wrong with that costs nobody presence, and the connection is not blamed.
+async fn only_names_are_in_trouble(refusal: &str, endpoint: Endpoint) {
+    let days = Days::begin(Organisation).await;
+    let scope = Scope::TenantEndpoint(days.tenant.id(), endpoint);
+    days.stage.microsoft.set_fault(fault(refusal), scope, None);
+    let before = days.count(Endpoint::Batch).total;
+    for _ in 0..6 * 28 {
+        days.pass(STEP).await;
+        days.all_is_well();
+    }
+    let asked = days.count(Endpoint::Batch).total - before;
+    assert!((2..=40).contains(&asked), "{asked} lookups");
+    days.control_is_well().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_lookups_do_not_stop_presence() {
+    only_names_are_in_trouble("throttle-no-retry-after", Endpoint::Batch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn forbidden_lookups_do_not_stop_presence() {
+    only_names_are_in_trouble("forbidden", Endpoint::Batch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_may_not_be_looked_up_again_are_read_as_before() {
+    only_names_are_in_trouble("forbidden", Endpoint::BatchItem).await;
+}
