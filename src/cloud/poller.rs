@@ -849,8 +849,10 @@ impl Tenant {
             let answer = self.call(&self.users, ask).await;
             let now = self.shared.clock.now();
             let mut outcome = LookupOutcome::default();
+            let mut all_answered = false;
             match answer {
                 Ok(lookup) => {
+                    all_answered = lookup.failed.is_empty();
                     self.core().lookups_succeeded();
                     self.remember(&lookup.found, now);
                     for upn in &lookup.not_found {
@@ -877,7 +879,15 @@ impl Tenant {
                     outcome.failed = upns.into_iter().chain(rest).map(|upn| (upn, now)).collect();
                 }
             }
-            self.core().hub.apply_lookup(outcome, now);
+            let is_read = {
+                let mut core = self.core();
+                core.hub.apply_lookup(outcome, now);
+                !core.hub.to_read(now, false).is_empty()
+            };
+            if all_answered && !is_read {
+                // Nobody to be read: then this says that all is well.
+                self.succeeded(begun);
+            }
             self.wake_sweep.notify_one();
         }
     }
