@@ -36,6 +36,22 @@ const A_DAY: Duration = Duration::from_hours(24);
 /// Failures in a row after which the suites are told.
 const FAILURES_BEFORE_DEGRADED: u32 = 2;
 
+/// Tokens just given that Graph must refuse before it is called a refusal of the connection.
+const REFUSED_TOKENS: u32 = 3;
+
+/// And for how long.
+const REFUSED_TOKENS_FOR: Duration = Duration::from_mins(10);
+
+/// Authorized less than this ago, a refusal may pass by itself: an approval takes minutes to reach all of Microsoft.
+const JUST_AUTHORIZED: Duration = Duration::from_hours(1);
+
+/// Then it is tried again first after these times.
+const PROBES_WHEN_JUST_AUTHORIZED: [Duration; 3] = [
+    Duration::from_mins(1),
+    Duration::from_mins(5),
+    Duration::from_mins(15),
+];
+
 /// Failures in a row after which Microsoft is down for long rather than for a moment: some minutes of trying.
 const FAILURES_BEFORE_LONG_WAITS: u32 = 20;
 
@@ -53,6 +69,14 @@ pub struct HealthMachine {
     refused_since: Option<Timestamp>,
     /// Failures of ours in a row.
     ours: u32,
+    /// Tokens just given that Graph refused, in a row; the last of them; since when.
+    refused_tokens: u32,
+    refused_token: Option<u64>,
+    tokens_refused_since: Option<Timestamp>,
+    /// When the customer last did something about the connection.
+    authorized_at: Option<Timestamp>,
+    /// Tries so far because that is not long ago.
+    early_probes: usize,
     backoff: Backoff,
     /// Takes the place of the other after many failures in a row.
     long_backoff: Backoff,
@@ -73,6 +97,11 @@ impl HealthMachine {
             throttled: 0,
             refused_since: None,
             ours: 0,
+            refused_tokens: 0,
+            refused_token: None,
+            tokens_refused_since: None,
+            authorized_at: None,
+            early_probes: 0,
             backoff: Backoff::for_calls(seed),
             long_backoff: Backoff::new(Duration::from_secs(5), A_LONG_WAIT, seed),
             rng: fastrand::Rng::with_seed(seed),
@@ -88,7 +117,74 @@ impl HealthMachine {
     pub fn succeeded(&mut self, now: Timestamp) {
         self.throttled = 0;
         self.try_anew();
-        self.enter(HealthState::Connected, None, now);
+        if !self.is_ended_by_the_operator() {
+            self.enter(HealthState::Connected, None, now);
+        }
+    }
+
+    /// Presence was read, but the access token it was read with will not be followed by another: told before that one ends.
+    pub fn warned(&mut self, of: &Recovery, now: Timestamp) {
+        let refused_since = self.refused_since;
+        self.succeeded_quietly();
+        let cause = match of {
+            Recovery::Reauthorize(cause) => {
+                // One refusal already: the next confirms it.
+                self.refused_since = refused_since.or(Some(now));
+                cause
+            }
+            Recovery::AskAdministrator(cause) | Recovery::OurFault { cause, .. } => cause,
+            _ => return self.succeeded(now),
+        };
+        if !self.is_ended_by_the_operator() {
+            self.enter(HealthState::Degraded, Some(cause.clone()), now);
+        }
+    }
+
+    fn succeeded_quietly(&mut self) {
+        self.throttled = 0;
+        self.try_anew();
+    }
+
+    /// The connection was authorized, or changed, at this time.
+    pub fn authorized(&mut self, at: Timestamp) {
+        self.authorized_at = Some(at);
+    }
+
+    /// Graph refused a token that Entra had just given, in this renewal. Again and again, somebody of the customer has to look: who
+    /// signed in, or the administrator. Returns as [`HealthMachine::failed`].
+    pub fn fresh_token_refused(
+        &mut self,
+        renewal: u64,
+        somebody_signs_in: bool,
+        now: Timestamp,
+    ) -> Duration {
+        if self.refused_token.replace(renewal) != Some(renewal) {
+            self.refused_tokens = self.refused_tokens.saturating_add(1);
+        }
+        let first = *self.tokens_refused_since.get_or_insert(now);
+        if self.refused_tokens < REFUSED_TOKENS || first.until(now) < REFUSED_TOKENS_FOR {
+            return self.failed(&Recovery::FreshToken { claims: None }, now);
+        }
+        self.refused_since.get_or_insert(first);
+        let recovery = if somebody_signs_in {
+            Recovery::Reauthorize(cause(
+                NOT_ACCEPTED,
+                "Reconnect the service account: sign in again and complete whatever is asked for.",
+            ))
+        } else {
+            Recovery::AskAdministrator(cause(
+                NOT_ACCEPTED,
+                "Have an administrator look for a policy that blocks this application, and approve it again.",
+            ))
+        };
+        self.failed(&recovery, now)
+    }
+
+    /// Says more of a failure that may pass.
+    pub fn explain(&mut self, cause: Cause) {
+        if self.health.state == HealthState::Degraded {
+            self.health.cause = Some(cause);
+        }
     }
 
     /// The operator paused the tenant.
@@ -113,6 +209,10 @@ impl HealthMachine {
         self.failures = 0;
         self.ours = 0;
         self.refused_since = None;
+        self.refused_tokens = 0;
+        self.refused_token = None;
+        self.tokens_refused_since = None;
+        self.early_probes = 0;
         self.backoff.reset();
         self.long_backoff.reset();
     }
@@ -176,15 +276,28 @@ impl HealthMachine {
                     }
                     return self.patience.confirm_after.saturating_sub(first.until(now));
                 }
-                self.enter(HealthState::NeedsReauthorization, Some(cause.clone()), now);
+                if !self.is_ended_by_the_operator() {
+                    self.enter(HealthState::NeedsReauthorization, Some(cause.clone()), now);
+                }
                 self.probe(now)
             }
             Recovery::AskAdministrator(cause) => {
                 self.refused_since.get_or_insert(now);
-                self.enter(HealthState::NeedsAdministrator, Some(cause.clone()), now);
-                self.probe(now)
+                if !self.is_ended_by_the_operator() {
+                    self.enter(HealthState::NeedsAdministrator, Some(cause.clone()), now);
+                }
+                self.early_probe(now).unwrap_or_else(|| self.probe(now))
             }
         }
+    }
+
+    /// The next try while what was just approved may still be on its way.
+    fn early_probe(&mut self, now: Timestamp) -> Option<Duration> {
+        self.authorized_at
+            .filter(|at| at.until(now) < JUST_AUTHORIZED)?;
+        let wait = *PROBES_WHEN_JUST_AUTHORIZED.get(self.early_probes)?;
+        self.early_probes += 1;
+        Some(wait.min(self.patience.probe_every))
     }
 
     fn probe(&self, now: Timestamp) -> Duration {
@@ -199,6 +312,14 @@ impl HealthMachine {
         if self.failures >= FAILURES_BEFORE_DEGRADED && !self.needs_somebody() {
             self.enter(HealthState::Degraded, Some(cause), now);
         }
+    }
+
+    /// What the operator has paused or ended stays so, whatever Microsoft answers to calls still under way.
+    fn is_ended_by_the_operator(&self) -> bool {
+        matches!(
+            self.health.state,
+            HealthState::Suspended | HealthState::Gone
+        )
     }
 
     /// A state that somebody has to end is not overwritten by a passing failure.
@@ -233,6 +354,8 @@ fn cause(text: &str, remedy: &str) -> Cause {
     }
 }
 
+const NOT_ACCEPTED: &str = "Microsoft does not accept the access it has just given us.";
+
 const WE_KEEP_TRYING: &str = "Nothing to do: we keep trying.";
 
 fn microsoft_does_not_answer() -> Cause {
@@ -247,10 +370,7 @@ fn microsoft_refuses() -> Cause {
 }
 
 fn token_not_accepted() -> Cause {
-    cause(
-        "Microsoft does not accept the access it has just given us.",
-        WE_KEEP_TRYING,
-    )
+    cause(NOT_ACCEPTED, WE_KEEP_TRYING)
 }
 
 fn throttled(wait: Duration) -> Cause {
@@ -392,6 +512,85 @@ mod tests {
         assert!(later.iter().sum::<Duration>() > Duration::from_mins(1) * 180);
         m.succeeded(at(99_999));
         assert!(m.failed(&DOWN, at(100_000)) <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_refusal_ahead_of_time_is_told_while_it_still_works_and_counts_as_the_first() {
+        let mut m = machine();
+        m.succeeded(at(0));
+        let refused = Recovery::Reauthorize(cause("The password changed.", "Connect again."));
+        m.warned(&refused, at(1800));
+        m.warned(&refused, at(2400));
+        assert_eq!(
+            (m.health().state, m.health().since),
+            (HealthState::Degraded, at(1800))
+        );
+        let told = m.health().cause.as_ref().map(|c| c.text.as_str());
+        assert_eq!(told, Some("The password changed."));
+        assert_eq!(m.failed(&refused, at(3600)), Duration::from_hours(1));
+        assert_eq!(m.health().state, HealthState::NeedsReauthorization);
+        m.succeeded(at(3700));
+        assert_eq!(m.health().state, HealthState::Connected);
+        m.warned(&DOWN, at(3800));
+        assert_eq!(m.health().state, HealthState::Connected);
+    }
+
+    #[test]
+    fn a_pause_outlasts_whatever_was_under_way() {
+        let refused = Recovery::Reauthorize(cause("The password changed.", "Connect again."));
+        let denied = Recovery::AskAdministrator(cause("Consent was withdrawn.", "Grant it again."));
+        let mut m = machine();
+        m.suspended(at(1));
+        m.succeeded(at(2));
+        m.warned(&refused, at(3));
+        for second in 4..200 {
+            m.failed(&refused, at(second));
+        }
+        m.failed(&denied, at(300));
+        assert_eq!(
+            (m.health().state, m.health().since),
+            (HealthState::Suspended, at(1))
+        );
+    }
+
+    #[test]
+    fn tokens_refused_again_and_again_have_somebody_look_and_are_tried_hourly() {
+        for (signs_in, state) in [
+            (true, HealthState::NeedsReauthorization),
+            (false, HealthState::NeedsAdministrator),
+        ] {
+            let mut m = machine();
+            m.succeeded(at(0));
+            // The same token as often as you like, or three within minutes: that passes.
+            for second in [10, 700, 800] {
+                m.fresh_token_refused(1, signs_in, at(second));
+            }
+            assert_eq!(m.health().state, HealthState::Degraded);
+            m.succeeded(at(900));
+            for renewal in 2..5 {
+                m.fresh_token_refused(renewal, signs_in, at(1000));
+            }
+            assert_eq!(m.health().state, HealthState::Degraded);
+            let wait = m.fresh_token_refused(5, signs_in, at(1600));
+            assert_eq!((m.health().state, wait), (state, Duration::from_hours(1)));
+            let wait = m.fresh_token_refused(6, signs_in, at(1600 + 3600));
+            assert_eq!((m.health().state, wait), (state, Duration::from_hours(1)));
+            m.succeeded(at(9000));
+            assert_eq!(m.health().state, HealthState::Connected);
+        }
+    }
+
+    #[test]
+    fn just_approved_a_refusal_is_tried_again_after_minutes() {
+        let denied = Recovery::AskAdministrator(cause("A permission is missing.", "Grant it."));
+        let mut m = machine();
+        m.authorized(at(0));
+        let mut minutes = |second| m.failed(&denied, at(second)).as_secs() / 60;
+        assert_eq!([0, 60, 360, 1260].map(&mut minutes), [1, 5, 15, 60]);
+        let mut m = machine();
+        m.authorized(at(0));
+        assert_eq!(m.failed(&denied, at(3601)), Duration::from_hours(1));
+        assert_eq!(m.health().state, HealthState::NeedsAdministrator);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! Invariants: what decides is in [`sweep`], [`budget`], [`super::health`] and [`super::hub`]; here things are only done. The
 //! hub's lock is never held across an await. Nobody watching, no calls but [`Tenant::exercise`]. After a failure both loops of the
-//! tenant rest until the health machine allows the next call.
+//! tenant rest until the health machine allows the next call; trouble with looking up names, unless it is about the token, rests
+//! only the lookups. The outcome of a call that began before the operator changed the tenant is not told.
 
 pub mod budget;
 pub mod sweep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use moka::sync::Cache;
-use sweep::Sweep;
+use sweep::{Measured, Suspects, Sweep};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,8 @@ use super::health::{HealthMachine, Patience};
 use super::hub::{CoverageCount, Known, LookupOutcome, TenantHub};
 use super::keeper::{RECENT, Standing};
 use super::store::{ConnectionKind, TenantRow, TenantStatus};
-use super::tokens::{Held, TokenError, Tokens};
+use super::tokens::{Failure, Held, Tokens};
+use crate::backoff::{Backoff, throttle_wait};
 use crate::clock::Clock;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
 use crate::microsoft::{Graph, MicrosoftError, Recovery};
@@ -45,6 +47,15 @@ const ASLEEP: Duration = Duration::from_hours(1);
 
 /// Most requests one lookup makes, with all the halving.
 const MAX_LOOKUP_REQUESTS: u32 = 64;
+
+/// After a refusal of all lookups that does not pass by itself, names are asked for again after this time.
+const LOOKUPS_REFUSED: Duration = Duration::from_mins(15);
+
+/// After a refusal of a name for want of a permission, an account known already stays, and is looked up again after this time.
+const NAME_REFUSED: Duration = Duration::from_hours(1);
+
+/// Most refused names kept to be looked up at once when the tenant is changed.
+const MOST_REFUSED_NAMES: usize = 100_000;
 
 /// Most UPNs whose account is remembered while nobody watches them, over all tenants.
 const REMEMBERED_NAMES: u64 = 500_000;
@@ -152,6 +163,20 @@ struct Core {
     rng: fastrand::Rng,
     /// No call before this.
     resting_until: Option<Instant>,
+    /// No lookup before this.
+    lookups_resting_until: Option<Instant>,
+    lookup_backoff: Backoff,
+    /// Lookups throttled in a row.
+    lookups_throttled: u32,
+    /// Names refused for want of a permission, since the tenant was last changed.
+    refused_names: HashSet<Upn>,
+    /// How often the tenant was changed.
+    changes: u64,
+    /// The failed renewal that the health knows of.
+    told_attempt: Option<u64>,
+    suspects: Suspects,
+    /// How long sweeps really take.
+    measured: Measured,
     /// Time between two readings as it really is; `None` while nothing is read.
     cadence: Option<Duration>,
 }
@@ -198,18 +223,37 @@ pub struct Tenant {
 /// Why a call brought nothing.
 enum Trouble {
     Microsoft(MicrosoftError),
-    Token(TokenError),
-    /// A fresh token was refused as well.
-    TokenRefused,
+    Token(Failure),
+    /// A fresh token was refused as well: the one that this renewal brought.
+    TokenRefused(u64),
+    /// Everything was refused for what is in it.
+    AllRefused,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    /// Presence, or only a token.
+    Presence,
+    /// Presence, and others were answered.
+    SomePresence,
+    /// Names.
+    Lookups,
 }
 
 impl Trouble {
     fn recovery(&self) -> Recovery {
         match self {
             Self::Microsoft(e) => e.recovery(),
-            Self::Token(e) => e.recovery(),
-            Self::TokenRefused => Recovery::FreshToken { claims: None },
+            Self::Token(failure) => failure.error.recovery(),
+            Self::TokenRefused(_) => Recovery::FreshToken { claims: None },
+            Self::AllRefused => Recovery::Split,
         }
+    }
+
+    /// Whether the next batch may fare better.
+    fn is_of_one_batch(&self) -> bool {
+        matches!(self, Self::Microsoft(e) if matches!(e.recovery(), Recovery::Retry { after: None }))
     }
 }
 
@@ -224,7 +268,8 @@ impl Tenant {
     ) -> Arc<Self> {
         let now = shared.clock.now();
         let settings = &shared.settings;
-        let health = HealthMachine::new(settings.patience, seed, now);
+        let mut health = HealthMachine::new(settings.patience, seed, now);
+        health.authorized(row.updated_at);
         let hub = TenantHub::new(epoch, settings.lookup, health.health().clone());
         let this = Arc::new(Self {
             id: row.id,
@@ -237,6 +282,14 @@ impl Tenant {
                 exercised: None,
                 rng: fastrand::Rng::with_seed(seed),
                 resting_until: None,
+                lookups_resting_until: None,
+                lookup_backoff: Backoff::for_calls(seed),
+                lookups_throttled: 0,
+                refused_names: HashSet::new(),
+                changes: 0,
+                told_attempt: None,
+                suspects: Suspects::default(),
+                measured: Measured::default(),
                 cadence: None,
             }),
             row: RwLock::new(row),
@@ -298,10 +351,20 @@ impl Tenant {
         }
         self.shared.tokens.forget(self.id);
         let now = self.shared.clock.now();
+        let authorized_at = self.row().updated_at;
         let mut core = self.core();
+        core.changes += 1;
         core.health.start_over(now);
+        core.health.authorized(authorized_at);
         core.resting_until = None;
+        core.lookups_resting_until = None;
         core.exercised = None;
+        let names = std::mem::take(&mut core.refused_names);
+        let due_now = LookupOutcome {
+            failed: names.into_iter().map(|upn| (upn, now)).collect(),
+            ..LookupOutcome::default()
+        };
+        core.hub.apply_lookup(due_now, now);
         drop(core);
         self.presence.reopen();
         self.users.reopen();
@@ -337,14 +400,24 @@ impl Tenant {
     /// Makes sure that Microsoft still gives us tokens for this tenant, though nobody may be watching. What comes of it is the
     /// tenant's health, unless that speaks of something else than tokens.
     pub async fn exercise(&self) {
-        let kind = self.row().connection;
+        let (kind, begun) = (self.row().connection, self.core().changes);
         let outcome = self.shared.tokens.exercise(self.id, kind, RECENT).await;
-        let (was_without, pending) = {
+        let now = self.shared.clock.now();
+        let (was_without, pending, is_read) = {
             let mut core = self.core();
+            if core.changes != begun {
+                // Another exercise is due for what it is now.
+                return;
+            }
             let jitter = core.rng.f64();
             core.exercised = Some((Instant::now(), jitter));
             let was = std::mem::replace(&mut core.without_token, outcome.is_err());
-            (was, core.health.health().state == HealthState::Pending)
+            let pending = core.health.health().state == HealthState::Pending;
+            let is_read = !core.hub.to_read(now, false).is_empty();
+            if outcome.is_ok() && was {
+                core.resting_until = None;
+            }
+            (was, pending, is_read)
         };
         // Suspended meanwhile, that is what there is to say.
         if self.row().status != TenantStatus::Active {
@@ -352,12 +425,15 @@ impl Tenant {
         }
         match outcome {
             Ok(()) if was_without || pending => {
-                self.succeeded();
+                // Where presence is read, the reading says whether all is well.
+                if !is_read {
+                    self.succeeded(begun);
+                }
                 self.wake_sweep.notify_one();
                 self.wake_lookup.notify_one();
             }
             Ok(()) => {}
-            Err(e) => self.failed(&e.recovery()),
+            Err(failure) => self.failed(&Trouble::Token(failure), Calls::Presence, begun),
         }
     }
 
@@ -407,12 +483,16 @@ impl Tenant {
     async fn sweep_for_ever(&self) {
         let mut next_full = Instant::now();
         let mut next_first = Instant::now();
+        // When the last sweep began, unless there was a rest since.
+        let mut last = None;
         loop {
             let now = Instant::now();
             let (watched, unread) = {
                 let core = self.core();
                 let wall = self.shared.clock.now();
-                (core.hub.is_watched(), core.hub.to_read(wall, true))
+                let mut unread = core.hub.to_read(wall, true);
+                unread.retain(|user| !core.suspects.contains(*user));
+                (core.hub.is_watched(), unread)
             };
             let due = match self.rest() {
                 _ if !watched || self.row().status != TenantStatus::Active => now + ASLEEP,
@@ -420,6 +500,9 @@ impl Tenant {
                 None if !unread.is_empty() => next_first.min(next_full),
                 None => next_full,
             };
+            if due > next_full {
+                last = None;
+            }
             if due > now {
                 tokio::select! {
                     () = tokio::time::sleep_until(due) => {}
@@ -429,7 +512,9 @@ impl Tenant {
             }
             next_first = now + FIRST_READING_PAUSE;
             if now >= next_full {
-                next_full = now + self.sweep_everybody().await;
+                let gap = last.map(|last| now - last);
+                next_full = now + self.sweep_everybody(now, gap).await;
+                last = Some(now);
             } else {
                 self.read(unread).await;
             }
@@ -437,9 +522,13 @@ impl Tenant {
     }
 
     /// Reads everybody once. Returns the time from the start of this sweep to the start of the next.
-    async fn sweep_everybody(&self) -> Duration {
+    /// `gap` is the time from the start of the last sweep to the start of this, if there was no rest between.
+    async fn sweep_everybody(&self, begun: Instant, gap: Option<Duration>) -> Duration {
         let started_at = self.shared.clock.now();
         let people = self.core().hub.to_read(started_at, false);
+        if people.len() == 1 {
+            self.core().suspects.stand_alone();
+        }
         let requests = people.len().div_ceil(self.shared.settings.batch);
         let every = cadence(
             self.shared.settings.interval,
@@ -450,9 +539,10 @@ impl Tenant {
             self.sweeps.fetch_add(1, Ordering::Relaxed);
             let now = self.shared.clock.now();
             let mut core = self.core();
-            core.hub.finish_sweep(started_at, now);
-            core.cadence = Some(every);
+            let took = begun.elapsed().max(gap.unwrap_or_default());
+            core.cadence = Some(core.measured.cadence(every, took));
             core.tell_status();
+            core.hub.finish_sweep(started_at, now);
         }
         every
     }
@@ -462,9 +552,13 @@ impl Tenant {
         if people.is_empty() {
             return false;
         }
-        let mut sweep = Sweep::new(people, self.shared.settings.batch);
+        let (begun, mut sweep) = {
+            let core = self.core();
+            let sweep = Sweep::apart(people, &core.suspects, self.shared.settings.batch);
+            (core.changes, sweep)
+        };
         let mut under_way = FuturesUnordered::new();
-        let mut trouble = None;
+        let mut trouble: Option<Trouble> = None;
         loop {
             while under_way.len() < CONCURRENT_REQUESTS
                 && let Some(batch) = sweep.next_batch()
@@ -487,25 +581,46 @@ impl Tenant {
                 }
                 Err(failed) if matches!(failed.recovery(), Recovery::Split) => {
                     tracing::debug!(tenant.id = %self.id, poll.batch_size = batch.len(), "a batch was refused");
-                    sweep.refused(&batch);
+                    let passing =
+                        matches!(&failed, Trouble::Microsoft(e) if e.status() == Some(500));
+                    sweep.refused(&batch, passing);
                 }
                 Err(failed) => {
-                    sweep.stop();
-                    trouble.get_or_insert(failed.recovery());
+                    if failed.is_of_one_batch() {
+                        sweep.failed();
+                    } else {
+                        sweep.stop();
+                    }
+                    // What stops everything says more than what befalls one batch.
+                    if trouble.as_ref().is_none_or(Trouble::is_of_one_batch) {
+                        trouble = Some(failed);
+                    }
                 }
             }
         }
         let now = self.shared.clock.now();
-        if !sweep.culprits().is_empty() {
-            tracing::warn!(tenant.id = %self.id, people = sweep.culprits().len(), "people left out because Microsoft refuses them");
-            self.core().hub.quarantine(sweep.culprits(), now);
-        }
+        let doubted = {
+            let mut core = self.core();
+            let judged = core.suspects.judge(&sweep);
+            if !judged.culprits.is_empty() {
+                tracing::warn!(tenant.id = %self.id, people = judged.culprits.len(), "people left out because Microsoft refuses them");
+                core.hub.quarantine(&judged.culprits, now);
+            }
+            judged.others_at_fault
+        };
         if trouble.is_none() && sweep.only_refused() {
-            trouble = Some(Recovery::Split);
+            if !doubted {
+                // It is about the one who was asked for: that says nothing of the connection.
+                return false;
+            }
+            trouble = Some(Trouble::AllRefused);
         }
         match trouble {
-            Some(recovery) => self.failed(&recovery),
-            None => self.succeeded(),
+            Some(trouble) if trouble.is_of_one_batch() && sweep.got_an_answer() => {
+                self.failed(&trouble, Calls::SomePresence, begun);
+            }
+            Some(trouble) => self.failed(&trouble, Calls::Presence, begun),
+            None => self.succeeded(begun),
         }
         sweep.got_an_answer()
     }
@@ -554,13 +669,14 @@ impl Tenant {
             return Err(Trouble::Microsoft(failed));
         }
         if !self.shared.tokens.refused(self.id, &held) {
-            return Err(Trouble::TokenRefused);
+            return Err(Trouble::TokenRefused(held.attempt));
         }
         let fresh = self.access(kind).await?;
         budget.spend(1).await;
         self.shared.application.spend(1).await;
+        let attempt = fresh.attempt;
         ask(fresh).await.map_err(|again| match again.recovery() {
-            Recovery::FreshToken { .. } => Trouble::TokenRefused,
+            Recovery::FreshToken { .. } => Trouble::TokenRefused(attempt),
             _ => Trouble::Microsoft(again),
         })
     }
@@ -579,25 +695,76 @@ impl Tenant {
         answer
     }
 
-    fn succeeded(&self) {
+    /// What was asked for came. `begun` is how often the tenant had been changed before it was asked for.
+    fn succeeded(&self, begun: u64) {
         let now = self.shared.clock.now();
+        let warning = self.shared.tokens.warning(self.id);
         let mut core = self.core();
+        if core.changes != begun {
+            return;
+        }
         let before = core.health.health().state;
-        core.health.succeeded(now);
+        match warning {
+            Some(failure) => core.health.warned(&failure.error.recovery(), now),
+            None => core.health.succeeded(now),
+        }
         core.resting_until = None;
-        if before != HealthState::Connected {
-            tracing::info!(tenant.id = %self.id, "connected");
+        let state = core.health.health().state;
+        if before != state {
+            if state == HealthState::Connected {
+                tracing::info!(tenant.id = %self.id, "connected");
+            } else {
+                tracing::warn!(
+                    tenant.id = %self.id, health = state.as_str(),
+                    "the access works until it ends, but cannot be renewed"
+                );
+            }
         }
         core.tell_status();
     }
 
-    fn failed(&self, recovery: &Recovery) {
+    /// A call brought nothing: what that means for the health, and who rests for how long.
+    fn failed(&self, trouble: &Trouble, calls: Calls, begun: u64) {
         let now = self.shared.clock.now();
+        let kind = self.row().connection;
         let mut core = self.core();
+        if core.changes != begun {
+            return;
+        }
         let before = core.health.health().state;
-        let wait = core.health.failed(recovery, now);
-        let until = Instant::now() + wait;
-        core.resting_until = core.resting_until.max(Some(until));
+        let wait = match trouble {
+            Trouble::Token(failure) => {
+                let left = now.until(failure.not_before);
+                if core.told_attempt.replace(failure.attempt) == Some(failure.attempt) {
+                    // Somebody else was told of the same renewal: it has failed once, not twice.
+                    core.rest(left);
+                    return;
+                }
+                let recovery = match failure.error.recovery() {
+                    // Without a token nothing is read until the next try.
+                    Recovery::Retry { after: None } => Recovery::Retry { after: Some(left) },
+                    other => other,
+                };
+                let wait = core.health.failed(&recovery, now).max(left);
+                if let Some(cause) = failure.error.passing_cause() {
+                    core.health.explain(cause);
+                }
+                wait
+            }
+            Trouble::TokenRefused(renewal) => {
+                let signs_in = kind == ConnectionKind::ServiceAccount;
+                core.health.fresh_token_refused(*renewal, signs_in, now)
+            }
+            Trouble::Microsoft(_) | Trouble::AllRefused => {
+                core.health.failed(&trouble.recovery(), now)
+            }
+        };
+        match (calls, trouble) {
+            // The others are read at their pace, and the failed ones with them.
+            (Calls::SomePresence, _) => {}
+            (Calls::Presence, _) | (_, Trouble::Token(_)) => core.rest(wait),
+            (Calls::Lookups, _) => core.rest_lookups(wait),
+        }
         // While we are kept from reading, the cadence stays what it was: that is by what the suites judge what is stale.
         if !matches!(
             core.health.health().state,
@@ -608,7 +775,10 @@ impl Tenant {
         let health = core.health.health().clone();
         core.tell_status();
         drop(core);
-        if matches!(recovery, Recovery::Throttled { .. }) {
+        if calls == Calls::Presence
+            && matches!(trouble, Trouble::Microsoft(_))
+            && matches!(trouble.recovery(), Recovery::Throttled { .. })
+        {
             self.presence.close_for(wait);
         }
         let microsoft_code = health.cause.as_ref().map_or("", |cause| &cause.code);
@@ -619,11 +789,33 @@ impl Tenant {
         );
     }
 
+    /// Names could not be looked up. While presence is read, that says whether all is well; else this does.
+    fn lookup_failed(&self, trouble: &Trouble, begun: u64) {
+        let now = self.shared.clock.now();
+        {
+            let mut core = self.core();
+            let is_read = !core.hub.to_read(now, false).is_empty();
+            if is_read && !matches!(trouble, Trouble::Token(_)) {
+                let wait = core.lookup_wait(&trouble.recovery());
+                core.rest_lookups(wait);
+                tracing::warn!(
+                    tenant.id = %self.id,
+                    wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "looking up names failed"
+                );
+                return;
+            }
+        }
+        self.failed(trouble, Calls::Lookups, begun);
+    }
+
     async fn look_up_for_ever(&self) {
         loop {
             let wall = self.shared.clock.now();
             let now = Instant::now();
-            let due = match (self.rest(), self.core().hub.next_lookup()) {
+            let rest = self.rest().max(self.core().lookups_resting_until);
+            let rest = rest.filter(|until| *until > now);
+            let next_lookup = self.core().hub.next_lookup();
+            let due = match (rest, next_lookup) {
                 _ if self.row().status != TenantStatus::Active => now + ASLEEP,
                 (_, None) => now + ASLEEP,
                 (Some(until), _) => until,
@@ -645,6 +837,7 @@ impl Tenant {
     async fn look_up(&self, upns: Vec<Upn>) {
         let mut queue = vec![upns];
         let mut requests = 0;
+        let begun = self.core().changes;
         while let Some(upns) = queue.pop() {
             requests += 1;
             // A group of names in a batch costs a unit, like a request of its own. `microsoft-graph.md` §7.2.
@@ -658,8 +851,11 @@ impl Tenant {
             let answer = self.call(&self.users, ask).await;
             let now = self.shared.clock.now();
             let mut outcome = LookupOutcome::default();
+            let mut all_answered = false;
             match answer {
                 Ok(lookup) => {
+                    all_answered = lookup.failed.is_empty();
+                    self.core().lookups_succeeded();
                     self.remember(&lookup.found, now);
                     for upn in &lookup.not_found {
                         self.shared.names.invalidate(&(self.id, upn.clone()));
@@ -680,12 +876,20 @@ impl Tenant {
                     }
                 }
                 Err(trouble) => {
-                    self.failed(&trouble.recovery());
+                    self.lookup_failed(&trouble, begun);
                     let rest = queue.drain(..).flatten();
                     outcome.failed = upns.into_iter().chain(rest).map(|upn| (upn, now)).collect();
                 }
             }
-            self.core().hub.apply_lookup(outcome, now);
+            let is_read = {
+                let mut core = self.core();
+                core.hub.apply_lookup(outcome, now);
+                !core.hub.to_read(now, false).is_empty()
+            };
+            if all_answered && !is_read {
+                // Nobody to be read: then this says that all is well.
+                self.succeeded(begun);
+            }
             self.wake_sweep.notify_one();
         }
     }
@@ -717,7 +921,7 @@ impl Tenant {
         let wait = match recovery {
             // A name that Microsoft refuses by itself is the name of nobody.
             Recovery::Split if group.len() == 1 => return outcome.not_found.extend(group),
-            Recovery::AskAdministrator(_) => return outcome.no_permission.extend(group),
+            Recovery::AskAdministrator(_) => return self.refused_names(group, now, outcome),
             Recovery::Throttled { after } => {
                 let wait = after.unwrap_or(Duration::from_mins(1));
                 self.users.close_for(wait);
@@ -730,9 +934,64 @@ impl Tenant {
             .failed
             .extend(group.into_iter().map(|upn| (upn, now.plus(wait))));
     }
+
+    /// Names we may not look up. Whose account is known already is read as before: presence may well be allowed still.
+    fn refused_names(&self, group: Vec<Upn>, now: Timestamp, outcome: &mut LookupOutcome) {
+        tracing::warn!(tenant.id = %self.id, names = group.len(), "names may not be looked up");
+        let names = &self.shared.names;
+        let (known, unknown): (Vec<Upn>, Vec<Upn>) = group
+            .into_iter()
+            .partition(|upn| names.contains_key(&(self.id, upn.clone())));
+        let mut core = self.core();
+        // Those not watched any more are let go of some time.
+        if core.refused_names.len() > MOST_REFUSED_NAMES {
+            core.refused_names.clear();
+        }
+        core.refused_names
+            .extend(known.iter().chain(&unknown).cloned());
+        drop(core);
+        let again_at = now.plus(NAME_REFUSED);
+        outcome
+            .failed
+            .extend(known.into_iter().map(|upn| (upn, again_at)));
+        outcome.no_permission.extend(unknown);
+    }
 }
 
 impl Core {
+    fn rest(&mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        self.resting_until = self.resting_until.max(Some(until));
+    }
+
+    fn rest_lookups(&mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        self.lookups_resting_until = self.lookups_resting_until.max(Some(until));
+    }
+
+    fn lookups_succeeded(&mut self) {
+        self.lookup_backoff.reset();
+        self.lookups_throttled = 0;
+    }
+
+    /// How long lookups rest after a failure that is theirs alone.
+    fn lookup_wait(&mut self, recovery: &Recovery) -> Duration {
+        match recovery {
+            Recovery::Throttled { after } => {
+                self.lookups_throttled = self.lookups_throttled.saturating_add(1);
+                throttle_wait(*after, self.lookups_throttled, &mut self.rng)
+            }
+            Recovery::Retry { after } => after
+                .unwrap_or_default()
+                .min(Duration::from_hours(1))
+                .max(self.lookup_backoff.next_wait()),
+            Recovery::FreshToken { .. } | Recovery::Split => self.lookup_backoff.next_wait(),
+            Recovery::Reauthorize(_)
+            | Recovery::AskAdministrator(_)
+            | Recovery::OurFault { .. } => LOOKUPS_REFUSED,
+        }
+    }
+
     fn tell_status(&mut self) {
         self.hub
             .set_status(self.health.health().clone(), self.cadence);

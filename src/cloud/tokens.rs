@@ -2,7 +2,8 @@
 //!
 //! Invariants: no refresh token is sent to Microsoft before the try is noted in the store; a new refresh token is stored before the
 //! access token that came with it is used. Renewal runs in a task of its own, so that no caller that gives up can tear it in two.
-//! After a failure nobody asks again for half a minute. Not more than [`PER_SECOND`] renewals begin in a second.
+//! After a failure nobody asks again before [`Failure::not_before`]; ahead of time, ever more rarely. A renewal of a tenant that was
+//! forgotten meanwhile leaves nothing behind. Not more than [`PER_SECOND`] renewals begin in a second.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,15 @@ use crate::supervise::Supervisor;
 
 /// A failed renewal is everybody's answer for this long. `security-and-faults.md` §6, single-flight.
 const FAILURE_KEPT: Duration = Duration::from_secs(30);
+
+/// Ahead of time, a failure that may pass is kept for [`FAILURE_KEPT`], doubling up to this.
+const MOST_KEPT_AHEAD: Duration = Duration::from_mins(5);
+
+/// No time told by Microsoft counts for more.
+const MOST_TOLD: Duration = Duration::from_hours(1);
+
+/// A refusal that does not pass by itself answers those who ask together; when to try again is for the health to say.
+const REFUSAL_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A refusal that does not pass by itself is met with this much patience while the token held still works.
 const REFUSAL_KEPT: Duration = Duration::from_hours(1);
@@ -64,14 +74,50 @@ pub enum TokenError {
     Interrupted,
 }
 
+/// A renewal that brought no token: the answer to everybody, until it is worth asking again.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Why.
+    pub error: TokenError,
+    /// The renewal it was: several callers may be told of the same one.
+    pub attempt: u64,
+    /// Nobody asks again before.
+    pub not_before: Timestamp,
+}
+
 impl TokenError {
-    /// How long nobody asks ahead of time after it.
+    /// Whether it does not pass by itself.
+    fn is_definitive(&self) -> bool {
+        !matches!(
+            self.recovery(),
+            Recovery::Retry { .. } | Recovery::Throttled { .. }
+        )
+    }
+
+    /// How long nobody asks at all after it.
     fn kept(&self) -> Duration {
         match self.recovery() {
             Recovery::Retry { after } | Recovery::Throttled { after } => {
-                after.unwrap_or_default().max(FAILURE_KEPT)
+                after.unwrap_or_default().clamp(FAILURE_KEPT, MOST_TOLD)
             }
-            _ => REFUSAL_KEPT,
+            _ => REFUSAL_ANSWERS,
+        }
+    }
+
+    /// How long nobody asks ahead of time after it, the `nth` failure in a row.
+    fn kept_ahead(&self, nth: u32) -> Duration {
+        if self.is_definitive() {
+            return REFUSAL_KEPT;
+        }
+        let wait = FAILURE_KEPT.saturating_mul(1 << nth.saturating_sub(1).min(8));
+        wait.min(MOST_KEPT_AHEAD).max(self.kept())
+    }
+
+    /// What Microsoft says of a failure that passes, if it says more than that it failed.
+    pub fn passing_cause(&self) -> Option<Cause> {
+        match self {
+            Self::Microsoft(e) => e.passing_cause(),
+            _ => None,
         }
     }
 
@@ -110,13 +156,15 @@ impl TokenError {
     }
 }
 
-type Renewal = Shared<BoxFuture<'static, Result<Arc<Held>, TokenError>>>;
+type Renewal = Shared<BoxFuture<'static, Result<Arc<Held>, Failure>>>;
 
 /// An access token in use.
 #[derive(Debug)]
 pub struct Held {
     /// The token.
     pub token: AccessToken,
+    /// The renewal that brought it.
+    pub attempt: u64,
     received_at: Timestamp,
     renew_at: Timestamp,
 }
@@ -126,7 +174,14 @@ struct Slot {
     held: Option<Arc<Held>>,
     /// The renewal under way, and its number: one that was forgotten must not write here any more.
     renewal: Option<(u64, Renewal)>,
-    failure: Option<(TokenError, Timestamp)>,
+    /// The last renewal failed.
+    failure: Option<Failure>,
+    /// So many failed in a row.
+    failures: u32,
+    /// Nobody asks ahead of time before.
+    ahead_not_before: Timestamp,
+    /// With the refresh token of this generation stored, Entra has refused the one before it.
+    previous_refused: Option<i64>,
 }
 
 /// Lets the many go one after the other.
@@ -187,18 +242,14 @@ impl Tokens {
         self: &Arc<Self>,
         tenant: TenantId,
         kind: ConnectionKind,
-    ) -> Result<Arc<Held>, TokenError> {
+    ) -> Result<Arc<Held>, Failure> {
         let renewal = {
             let now = self.clock.now();
             let mut slots = self.slots();
             let slot = slots.entry(tenant).or_default();
-            let usable = slot
-                .held
-                .clone()
-                .filter(|held| now.until(held.token.expires_at) > LAST_MOMENT);
-            if let Some(held) = usable {
+            if let Some(held) = slot.usable(now).cloned() {
                 if now >= held.renew_at && slot.may_renew(now) {
-                    // Ahead of time: nobody waits for it, and its failure is nobody's yet.
+                    // Ahead of time: nobody waits for it. What it means that it fails is told by [`Tokens::warning`].
                     slot.renewal = Some(self.start_renewal(tenant, kind));
                 }
                 return Ok(held);
@@ -208,19 +259,21 @@ impl Tokens {
         renewal.await
     }
 
-    /// Makes sure that Microsoft has given a token for this tenant within this time, whether anybody needs one or not.
+    /// Makes sure that Microsoft has given a token for this tenant within this time, whether anybody needs one or not. A token that
+    /// has ended proves nothing once a renewal has failed.
     pub async fn exercise(
         self: &Arc<Self>,
         tenant: TenantId,
         kind: ConnectionKind,
         within: Duration,
-    ) -> Result<(), TokenError> {
+    ) -> Result<(), Failure> {
         let renewal = {
             let now = self.clock.now();
             let mut slots = self.slots();
             let slot = slots.entry(tenant).or_default();
             if let Some(held) = &slot.held
                 && held.received_at.until(now) < within
+                && (slot.failure.is_none() || slot.usable(now).is_some())
             {
                 return Ok(());
             }
@@ -236,18 +289,27 @@ impl Tokens {
         tenant: TenantId,
         kind: ConnectionKind,
         now: Timestamp,
-    ) -> Result<Renewal, TokenError> {
+    ) -> Result<Renewal, Failure> {
         if let Some((_, renewal)) = &slot.renewal {
             return Ok(renewal.clone());
         }
-        if let Some((failure, at)) = &slot.failure
-            && at.until(now) < FAILURE_KEPT
+        if let Some(failure) = &slot.failure
+            && now < failure.not_before
         {
             return Err(failure.clone());
         }
         let (number, renewal) = self.start_renewal(tenant, kind);
         slot.renewal = Some((number, renewal.clone()));
         Ok(renewal)
+    }
+
+    /// The token held still works, but the next will not come by itself: why.
+    pub fn warning(&self, tenant: TenantId) -> Option<Failure> {
+        let now = self.clock.now();
+        let slots = self.slots();
+        let slot = slots.get(&tenant)?;
+        slot.usable(now)?;
+        slot.failure.clone().filter(|f| f.error.is_definitive())
     }
 
     /// Graph refused this token. True when the next [`Tokens::access`] gives another one.
@@ -299,29 +361,42 @@ impl Tokens {
         let this = Arc::clone(self);
         self.supervisor.run_once("token renewal", async move {
             tokio::time::sleep_until(turn).await;
-            let outcome = this.renew(tenant, kind).await.map(|token| {
-                let now = this.clock.now();
-                Arc::new(Held {
+            let outcome = this.renew(tenant, kind).await;
+            let now = this.clock.now();
+            let outcome = match outcome {
+                Ok(token) => Ok(Arc::new(Held {
                     renew_at: this.renew_at(&token, now),
                     token,
+                    attempt: number,
                     received_at: now,
-                })
-            });
+                })),
+                Err(error) => Err(Failure {
+                    not_before: now.plus(error.kept()),
+                    error,
+                    attempt: number,
+                }),
+            };
             this.settle(tenant, number, &outcome);
             let _ = tell.send(outcome);
         });
+        let not_before = self.clock.now().plus(FAILURE_KEPT);
+        let interrupted = Failure {
+            error: TokenError::Interrupted,
+            attempt: number,
+            not_before,
+        };
         let renewal = told
-            .map(|told| told.unwrap_or(Err(TokenError::Interrupted)))
+            .map(|told| told.unwrap_or(Err(interrupted)))
             .boxed()
             .shared();
         (number, renewal)
     }
 
     /// Keeps what a renewal brought, unless the tenant was forgotten meanwhile.
-    fn settle(&self, tenant: TenantId, number: u64, outcome: &Result<Arc<Held>, TokenError>) {
+    fn settle(&self, tenant: TenantId, number: u64, outcome: &Result<Arc<Held>, Failure>) {
         let now = self.clock.now();
         if let Err(failure) = outcome {
-            tracing::warn!(tenant.id = %tenant, error = %chain(failure), "no access token");
+            tracing::warn!(tenant.id = %tenant, error = %chain(&failure.error), "no access token");
         }
         let mut slots = self.slots();
         let Some(slot) = slots
@@ -335,8 +410,14 @@ impl Tokens {
             Ok(held) => {
                 slot.held = Some(Arc::clone(held));
                 slot.failure = None;
+                slot.failures = 0;
+                slot.previous_refused = None;
             }
-            Err(failure) => slot.failure = Some((failure.clone(), now)),
+            Err(failure) => {
+                slot.failures = slot.failures.saturating_add(1);
+                slot.ahead_not_before = now.plus(failure.error.kept_ahead(slot.failures));
+                slot.failure = Some(failure.clone());
+            }
         }
     }
 
@@ -366,7 +447,7 @@ impl Tokens {
     }
 
     /// With the stored refresh token. Refused, what was stored meanwhile is tried, or else the token before: after a crash between two
-    /// writes it may be the one that works.
+    /// writes it may be the one that works. That only when the token as such is refused, and not again once it was refused itself.
     async fn renew_by_refresh_token(&self, tenant: TenantId) -> Result<AccessToken, TokenError> {
         let row = self.stored(tenant).await?;
         let mut refused = match self.refresh(tenant, &row, Which::Current).await {
@@ -381,9 +462,17 @@ impl Tokens {
             };
             now_stored = self.stored(tenant).await?;
         }
-        if now_stored.previous.is_some() {
+        let generation = now_stored.generation;
+        if now_stored.previous.is_some()
+            && refused.refuses_the_token()
+            && !self.was_previous_refused(tenant, generation)
+        {
             match self.refresh(tenant, &now_stored, Which::Previous).await {
-                Err(TokenError::Microsoft(e)) if asks_for_a_sign_in(&e) => {}
+                Err(TokenError::Microsoft(e)) if asks_for_a_sign_in(&e) => {
+                    if let Some(slot) = self.slots().get_mut(&tenant) {
+                        slot.previous_refused = Some(generation);
+                    }
+                }
                 outcome => return outcome,
             }
         }
@@ -395,6 +484,12 @@ impl Tokens {
             return Err(TokenError::LostInRenewal(refused));
         }
         Err(TokenError::Microsoft(refused))
+    }
+
+    fn was_previous_refused(&self, tenant: TenantId, generation: i64) -> bool {
+        let slots = self.slots();
+        let slot = slots.get(&tenant);
+        slot.is_some_and(|slot| slot.previous_refused == Some(generation))
     }
 
     async fn stored(&self, tenant: TenantId) -> Result<SealedRefreshToken, TokenError> {
@@ -493,12 +588,14 @@ fn tell_interrupted(tenant: TenantId, tries: u32) {
 }
 
 impl Slot {
+    fn usable(&self, now: Timestamp) -> Option<&Arc<Held>> {
+        let held = self.held.as_ref()?;
+        (now.until(held.token.expires_at) > LAST_MOMENT).then_some(held)
+    }
+
+    /// Whether a renewal ahead of time may begin.
     fn may_renew(&self, now: Timestamp) -> bool {
-        self.renewal.is_none()
-            && self
-                .failure
-                .as_ref()
-                .is_none_or(|(failure, at)| at.until(now) >= failure.kept())
+        self.renewal.is_none() && (self.failure.is_none() || now >= self.ahead_not_before)
     }
 }
 

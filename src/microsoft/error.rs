@@ -371,6 +371,15 @@ impl MicrosoftError {
         }
     }
 
+    /// Why to wait, when a failure passes by itself but only after a time of its own: a locked account, for example.
+    pub fn passing_cause(&self) -> Option<Cause> {
+        let Self::OAuth(e) = self else { return None };
+        let row = e.row();
+        let passes = matches!(e.recovery(), Recovery::Retry { .. });
+        (passes && row.class == Class::Transient && row.wait.is_some())
+            .then(|| cause(row.text, row.remedy, e.code()))
+    }
+
     /// Whether an answer came that cannot be used.
     pub fn is_bad_answer(&self) -> bool {
         matches!(

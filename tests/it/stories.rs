@@ -25,17 +25,25 @@ async fn is_asked_ever_more_rarely(days: &Days) {
     );
 }
 
-/// A refusal by Entra is noticed when the access token ends, not before: until then all is well, and Entra is hardly asked.
-async fn lasts_as_long_as_the_access_token(days: &Days) {
+/// A refusal by Entra is noticed when the access token is to be renewed, ahead of its end: then the suite is told, while everybody is
+/// fresh. Presence is read as long as the token lasts, and Entra is hardly asked.
+async fn lasts_as_long_as_the_access_token(days: &Days, cause: &str) {
     let before = days.asked();
-    days.pass(STEP * 2).await;
+    days.pass(STEP).await;
     days.all_is_well();
-    let mut waited = STEP * 2;
+    let mut waited = STEP;
     while days.state() == "connected" {
         assert!(days.is_fresh());
         days.pass(STEP).await;
         waited += STEP;
-        assert!(waited <= TOKEN_LIFE + STEP * 2, "it is never noticed");
+        assert!(waited <= TOKEN_LIFE / 2 + STEP * 2, "it is not noticed");
+    }
+    days.assert_told("degraded", cause, "");
+    assert!(days.is_fresh(), "it is told before it breaks");
+    while days.is_fresh() {
+        days.pass(STEP).await;
+        waited += STEP;
+        assert!(waited <= TOKEN_LIFE + STEP * 5, "it never ends");
     }
     let asked = days.asked().tokens - before.tokens;
     assert!(asked <= 6, "{asked} requests for tokens");
@@ -45,9 +53,7 @@ async fn lasts_as_long_as_the_access_token(days: &Days) {
 async fn until_signed_in_anew(change: impl Fn(&Days), state: &str, cause: &str, remedy: &str) {
     let days = Days::begin(ServiceAccount).await;
     change(&days);
-    lasts_as_long_as_the_access_token(&days).await;
-    // Asked a second time before the customer is bothered.
-    days.pass(STEP * 2).await;
+    lasts_as_long_as_the_access_token(&days, cause).await;
     days.assert_told(state, cause, remedy);
     days.assert_stale();
     is_asked_ever_more_rarely(&days).await;
@@ -108,7 +114,7 @@ async fn the_application_is_disabled_and_enabled_again() {
     let days = Days::begin(Organisation).await;
     let client = days.stage.client_id();
     days.tenant.enable_application(client, false);
-    lasts_as_long_as_the_access_token(&days).await;
+    lasts_as_long_as_the_access_token(&days, "disabled").await;
     days.assert_told("needs administrator", "disabled", "Enable it");
     days.assert_stale();
     days.asked_during(HOUR * 5).await;
@@ -132,7 +138,7 @@ async fn the_account_is_disabled() {
 async fn the_account_is_disabled_for_an_hour_only() {
     let days = Days::begin(ServiceAccount).await;
     days.tenant.disable_person(&days.account());
-    lasts_as_long_as_the_access_token(&days).await;
+    lasts_as_long_as_the_access_token(&days, "was disabled").await;
     days.assert_told("needs administrator", "was disabled", "");
     days.tenant.enable_person(&days.account());
     days.pass(HOUR + STEP).await;
@@ -174,7 +180,7 @@ async fn our_secret_expires_and_nobody_of_the_customers_is_bothered() {
     let (microsoft, client) = (&days.stage.microsoft, days.stage.client_id());
     let secret = std::fs::read_to_string(days.stage.folder().join("client-secret")).unwrap();
     microsoft.expire_secret(client, &secret);
-    lasts_as_long_as_the_access_token(&days).await;
+    lasts_as_long_as_the_access_token(&days, "on our side").await;
     days.pass(HOUR).await;
     for suite in [&days.suite, &days.control_suite] {
         let status = suite.status().unwrap();
@@ -240,12 +246,15 @@ async fn graph_refuses_tokens(refusal: Fault) {
     let microsoft = &days.stage.microsoft;
     microsoft.set_fault(refusal, scope, None);
     days.pass(STEP * 6).await;
-    days.assert_told("degraded", "does not accept the access", "Nothing to do");
+    let told = ("needs re-authorization", "does not accept the access");
+    days.assert_told(told.0, told.1, "sign in again");
     days.assert_stale();
-    days.pass(HOUR * 5).await;
-    days.assert_told("degraded", "does not accept the access", "");
+    let asked = days.asked_during(HOUR * 5).await;
+    assert!(asked.tokens <= 6 && asked.presence <= 12, "{asked:?}");
+    days.assert_told(told.0, told.1, "sign in again");
     days.control_is_well().await;
     microsoft.clear_faults(None, None);
+    days.pass(HOUR).await;
     days.recovers().await;
     goes_on_for_a_day(&days).await;
 }
@@ -324,7 +333,9 @@ async fn a_revoked_grant_is_tried_hourly_and_not_more_often_before_the_access_to
     let days = Days::at_pace(ServiceAccount, PACE, SHORT_LIFE).await;
     days.tenant.revoke_sessions(&days.account());
     let mut last = days.asked_during(Duration::from_mins(8)).await;
-    days.all_is_well();
+    // Told ahead of the end, and nobody is stale.
+    days.assert_told("degraded", "revoked", "reconnect");
+    assert!(days.is_fresh());
     assert!(last.tokens <= 2, "{last:?}");
     // The end of the token, a minute for the second try, each with both refresh tokens there are.
     last = days.asked_during(Duration::from_mins(7)).await;
@@ -339,11 +350,20 @@ async fn refused_tokens_are_replaced_rarely(refusal: Fault) {
     let days = Days::at_pace(Organisation, PACE, None).await;
     let scope = Scope::TenantEndpoint(days.tenant.id(), Endpoint::Presence);
     days.stage.microsoft.set_fault(refusal, scope, None);
+    let first = days.asked_during(Duration::from_mins(9)).await;
+    assert!(first.tokens <= 20 && first.presence <= 60, "{first:?}");
+    days.assert_told("degraded", "does not accept the access", "Nothing to do");
     days.pass(HOUR / 2).await;
+    days.assert_told(
+        "needs administrator",
+        "does not accept the access",
+        "administrator",
+    );
+    // It may be an approval that is on its way; then hourly.
     let hour = days.asked_during(HOUR).await;
-    assert!(hour.tokens <= 40 && hour.presence <= 80, "{hour:?}");
+    assert!(hour.tokens <= 5 && hour.presence <= 10, "{hour:?}");
     days.stage.microsoft.clear_faults(None, None);
-    days.pass(Duration::from_mins(6)).await;
+    days.pass(HOUR).await;
     days.recovers().await;
 }
 
@@ -355,4 +375,34 @@ async fn challenged_for_hours_tokens_are_replaced_rarely() {
 #[tokio::test(start_paused = true)]
 async fn refused_for_hours_tokens_are_replaced_rarely() {
     refused_tokens_are_replaced_rarely(fault("flapping-401")).await;
+}
+
+/// Names are looked up daily. What goes wrong with that costs nobody presence, and the connection is not blamed.
+async fn only_names_are_in_trouble(refusal: &str, endpoint: Endpoint) {
+    let days = Days::begin(Organisation).await;
+    let scope = Scope::TenantEndpoint(days.tenant.id(), endpoint);
+    days.stage.microsoft.set_fault(fault(refusal), scope, None);
+    let before = days.count(Endpoint::Batch).total;
+    for _ in 0..6 * 28 {
+        days.pass(STEP).await;
+        days.all_is_well();
+    }
+    let asked = days.count(Endpoint::Batch).total - before;
+    assert!((2..=40).contains(&asked), "{asked} lookups");
+    days.control_is_well().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_lookups_do_not_stop_presence() {
+    only_names_are_in_trouble("throttle-no-retry-after", Endpoint::Batch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn forbidden_lookups_do_not_stop_presence() {
+    only_names_are_in_trouble("forbidden", Endpoint::Batch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_may_not_be_looked_up_again_are_read_as_before() {
+    only_names_are_in_trouble("forbidden", Endpoint::BatchItem).await;
 }

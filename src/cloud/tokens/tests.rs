@@ -83,7 +83,8 @@ impl Scene {
     }
 
     async fn access(&self) -> Result<Arc<Held>, TokenError> {
-        self.tokens.access(TENANT, KIND).await
+        let access = self.tokens.access(TENANT, KIND).await;
+        access.map_err(|failure| failure.error)
     }
 
     async fn stored(&self) -> SealedRefreshToken {
@@ -273,6 +274,134 @@ async fn what_a_renewal_brings_for_a_tenant_that_was_forgotten_is_not_kept() {
     let (held, ()) = tokio::join!(waiting, forget);
     held.unwrap();
     assert!(!scene.tokens.knows(TENANT));
+}
+
+#[tokio::test]
+async fn what_a_forgotten_renewal_brings_does_not_disturb_the_one_after_it() {
+    let go = Arc::new(tokio::sync::Notify::new());
+    let told = go.clone();
+    let scene = scene(move |sent: String| {
+        let told = told.clone();
+        async move {
+            if sent == "rt1" {
+                told.notified().await;
+            }
+            given("rt2")
+        }
+    })
+    .await;
+    let old = scene.access();
+    let renew = async {
+        while scene.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        scene.authorize("anew").await;
+        scene.tokens.forget(TENANT);
+        let new = scene.access().await.unwrap();
+        go.notify_one();
+        new
+    };
+    let (late, new) = tokio::join!(old, renew);
+    assert!(matches!(late, Err(TokenError::Interrupted)));
+    assert!(Arc::ptr_eq(&scene.access().await.unwrap(), &new));
+    assert_eq!(scene.asked(), ["rt1", "anew"]);
+}
+
+#[tokio::test]
+async fn the_token_before_is_tried_once_and_only_when_the_token_itself_is_refused() {
+    for (code, times) in [(50173, 1), (50057, 0), (50076, 0)] {
+        let accepted = std::sync::atomic::AtomicBool::new(false);
+        let accepted = Arc::new(accepted);
+        let scene = scene(move |_| {
+            let first = !accepted.swap(true, Ordering::Relaxed);
+            std::future::ready(if first { given("rt2") } else { refused(code) })
+        })
+        .await;
+        scene.access().await.unwrap();
+        scene.clock.jump(Duration::from_hours(2));
+        for _ in 0..4 {
+            scene.access().await.unwrap_err();
+            scene.clock.jump(Duration::from_mins(2));
+        }
+        let asked = scene.asked();
+        let of = |token| asked.iter().skip(1).filter(|sent| **sent == token).count();
+        assert_eq!((of("rt2"), of("rt1")), (4, times), "{code}: {asked:?}");
+    }
+}
+
+/// Asks for access every ten seconds for most of the second half of a token's life. Returns how often Entra was asked.
+async fn asked_ahead(scene: &Scene) -> usize {
+    scene.access().await.unwrap();
+    scene.clock.jump(Duration::from_mins(33));
+    scene.asked.lock().unwrap().clear();
+    for _ in 0..150 {
+        scene.access().await.unwrap();
+        while scene.tokens.slots()[&TENANT].renewal.is_some() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        scene.clock.jump(Duration::from_secs(10));
+    }
+    scene.asked().len()
+}
+
+#[tokio::test]
+async fn a_renewal_ahead_of_time_that_fails_is_repeated_ever_more_rarely() {
+    let scene = scene(async |sent: String| match sent.as_str() {
+        "rt1" => given("rt2"),
+        _ => gateway_timeout(),
+    })
+    .await;
+    let asked = asked_ahead(&scene).await;
+    assert!((4..=9).contains(&asked), "{asked}");
+    assert!(scene.tokens.warning(TENANT).is_none(), "it may pass");
+}
+
+#[tokio::test]
+async fn a_definitive_refusal_ahead_of_time_is_told_and_not_repeated() {
+    let scene = scene(async |sent: String| match sent.as_str() {
+        "rt1" => given("rt2"),
+        _ => refused(50057),
+    })
+    .await;
+    assert_eq!(asked_ahead(&scene).await, 1);
+    let warning = scene.tokens.warning(TENANT).unwrap();
+    assert!(matches!(
+        warning.error.recovery(),
+        Recovery::AskAdministrator(_)
+    ));
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_proves_nothing_after_a_failure() {
+    let scene = scene(async |sent: String| match sent.as_str() {
+        "rt1" => given("rt2"),
+        _ => refused(50057),
+    })
+    .await;
+    let day = Duration::from_hours(24);
+    scene.access().await.unwrap();
+    scene.clock.jump(Duration::from_hours(2));
+    scene.access().await.unwrap_err();
+    let failed = scene.tokens.exercise(TENANT, KIND, day).await;
+    let first = failed.unwrap_err();
+    assert_eq!(scene.asked().len(), 2, "the failure is the answer");
+    scene.clock.jump(Duration::from_mins(1));
+    let second = scene.tokens.exercise(TENANT, KIND, day).await.unwrap_err();
+    assert_ne!(first.attempt, second.attempt);
+    assert_eq!(scene.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn a_locked_account_is_told_in_its_own_words_and_left_alone_for_an_hour() {
+    let scene = scene(|_| std::future::ready(refused(50053))).await;
+    let failure = scene.tokens.access(TENANT, KIND).await.unwrap_err();
+    let left = scene.clock.now().until(failure.not_before);
+    assert!(left > Duration::from_mins(59), "{left:?}");
+    let cause = failure.error.passing_cause().unwrap();
+    assert!(cause.text.contains("temporarily locked"), "{cause:?}");
+    scene.clock.jump(Duration::from_mins(58));
+    scene.access().await.unwrap_err();
+    assert_eq!(scene.asked().len(), 1);
 }
 
 #[tokio::test]

@@ -23,6 +23,9 @@ const QUIET: Duration = Duration::from_micros(350);
 const QUIET_ROUNDS: u32 = 5;
 const BUSY_ROUNDS: u32 = 50;
 
+/// Longer than renewals of both organisations that begin together are apart.
+const TURN: Duration = Duration::from_millis(110);
+
 /// Keeps tokio's clock from moving by itself, for as long as it lives.
 struct Brake(#[allow(dead_code, reason = "dropping it lets go")] std::sync::mpsc::Sender<()>);
 
@@ -129,6 +132,9 @@ impl Days {
         while !left.is_zero() {
             let now = left.min(step);
             tokio::time::advance(now).await;
+            self.settle().await;
+            // What waited for its turn behind another must not wait for a whole step.
+            tokio::time::advance(TURN).await;
             self.settle().await;
             left -= now;
         }
