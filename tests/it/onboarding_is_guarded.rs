@@ -783,3 +783,85 @@ async fn an_address_begins_only_so_many_sign_ins() {
     );
     assert_eq!(visitor.get("/").await.status, 200, "looking is free");
 }
+
+#[tokio::test]
+async fn of_two_who_authorize_at_the_same_time_the_first_to_complete_has_it() {
+    let (stage, tenant) = stage().await;
+    let (ann, bob) = (Visitor::new(&stage), Visitor::new(&stage));
+    for (visitor, account) in [(&ann, 0), (&bob, 1)] {
+        visitor.begin("contoso.example", "organisation").await;
+        visitor.through_microsoft(&upns(&tenant)[account]).await;
+        assert!(visitor.get("/authorize").await.body.contains("AUTHORIZED"));
+    }
+    // Twice at once by the same person: one code.
+    let (first, second) = tokio::join!(ann.post("/complete", &[]), ann.post("/complete", &[]));
+    let codes = [&first, &second]
+        .iter()
+        .filter(|p| p.body.contains("id=\"code\""))
+        .count();
+    assert_eq!(codes, 1);
+    let late = bob.post("/complete", &[]).await;
+    assert_eq!(late.location(), "/outcome");
+    assert_eq!(bob.get("/outcome").await.outcome(), "connected");
+    assert!(!bob.open("/status").await.body.contains("Connection of"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_s_link_mends_a_connection_of_the_command_line() {
+    let (stage, _) = stage().await;
+    let tenant = stage
+        .tenant_by("adventure.example", 3, ConnectionKind::Organisation)
+        .await;
+    let cloud = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_presence-cloud"))
+            .arg("--config")
+            .arg(stage.folder().join("cloud.toml"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = cloud(&["tenant", "link", "adventure", "--days", "2"]);
+    let link = said
+        .split_whitespace()
+        .find(|word| word.starts_with("http"))
+        .unwrap();
+    let visitor = Visitor::new(&stage);
+    assert!(
+        visitor
+            .open(link)
+            .await
+            .body
+            .contains("Connection of adventure.example")
+    );
+    assert_eq!(
+        visitor.post("/status/again", &[]).await.location(),
+        "/authorize"
+    );
+    let account = upns(&tenant)[1].clone();
+    assert_eq!(
+        visitor.through_microsoft(&account).await.location(),
+        "/authorize"
+    );
+    visitor.get("/authorize").await;
+    assert!(
+        visitor
+            .post("/complete", &[])
+            .await
+            .body
+            .contains("Authorized anew")
+    );
+    assert!(visitor.open("/status").await.body.contains(&account));
+
+    // Connected anew on the command line, it still belongs to the account; the name is gone with the key.
+    cloud(&["tenant", "add", "adventure.example"]);
+    let page = visitor.open("/status").await;
+    assert_eq!(page.status, 200, "{}", page.body);
+    cloud(&["tenant", "remove", "adventure", "--yes"]);
+    assert_eq!(Visitor::new(&stage).get(link).await.outcome(), "used");
+}

@@ -254,6 +254,15 @@ impl Store {
         .map_err(|e| StoreError::Database("begin an onboarding", e))
     }
 
+    /// How many onboardings are remembered.
+    pub async fn onboardings(&self) -> Result<i64, StoreError> {
+        sqlx::query("SELECT count(*) FROM onboardings")
+            .fetch_one(&self.readers)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(|e| StoreError::Database("count the onboardings", e))
+    }
+
     /// An onboarding that has not expired.
     pub async fn onboarding(
         &self,
@@ -351,7 +360,7 @@ impl Store {
     }
 
     /// Connects the tenant as authorized, and forgets the onboarding's secrets; all or nothing. False when it is not authorized
-    /// by this account, or completed already.
+    /// by this account, or completed already, or somebody else has connected the tenant meanwhile.
     pub async fn complete_onboarding(
         &self,
         id: Uuid,
@@ -367,7 +376,8 @@ impl Store {
             .map_err(failed)?;
         let completed = sqlx::query(
             "UPDATE onboardings SET step = 'completed', refresh_token = NULL, details = X'', wrapped_key = X''
-             WHERE onboarding_id = $1 AND tenant_id = $2 AND account_id = $3 AND step = 'authorized'",
+             WHERE onboarding_id = $1 AND tenant_id = $2 AND account_id = $3 AND step = 'authorized' AND (reconnects = 1
+                   OR NOT EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = $2 AND t.status <> 'gone'))",
         )
         .bind(id.to_string())
         .bind(new.row.id.to_string())

@@ -24,6 +24,9 @@ use crate::microsoft::entra::{Ask, SignIn, SignedIn, refused_in_browser};
 use crate::model::TenantId;
 use crate::secret::{Secret, random_token, sha256};
 
+/// Most onboardings remembered at the same time, over all customers: more are a flood.
+const MAX_ONBOARDINGS: i64 = 20_000;
+
 /// The form.
 pub async fn start(State(web): State<Arc<Web>>, visit: Visit) -> Answer {
     let shown = page(&StartPage::new(
@@ -58,6 +61,10 @@ pub async fn begin(
         let c = web.common(Some(&visit));
         return Ok(page(&StartPage::new(c, wish, &flaws, trouble)));
     };
+    if web.store.onboardings().await? >= MAX_ONBOARDINGS {
+        tracing::error!("no further onboarding begins: too many are remembered");
+        return Err(Failure::Kind(Kind::TooMany));
+    }
     let id = web.onboardings.begin(&wish, tenant).await?;
     let session = WebSessionRow {
         onboarding: Some(id),

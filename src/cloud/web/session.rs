@@ -159,14 +159,12 @@ impl Visit {
             .store
             .web_session(hash(&secret), now.minus(IDLE), now.minus(AGE))
             .await?;
-        let mut visit = Self {
+        Ok(Self {
             secret,
             is_new: false,
             session,
             sign_in,
-        };
-        visit.note_use(web, now).await?;
-        Ok(visit)
+        })
     }
 
     async fn note_use(&mut self, web: &Web, now: Timestamp) -> Result<(), Failure> {
@@ -207,7 +205,12 @@ impl FromRequestParts<Arc<Web>> for Visit {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, web: &Arc<Web>) -> Result<Self, Failure> {
-        Self::read(web, &parts.headers).await
+        let mut visit = Self::read(web, &parts.headers).await?;
+        // A page that keeps itself up to date is not somebody who uses it.
+        if parts.uri.query() != Some("live") {
+            visit.note_use(web, web.clock.now()).await?;
+        }
+        Ok(visit)
     }
 }
 
@@ -238,7 +241,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Web>> for Posted<T> {
         if origin.and_then(|o| o.to_str().ok()) != Some(web.origin.as_str()) {
             return Err(forbidden());
         }
-        let visit = Visit::read(web, request.headers()).await?;
+        let mut visit = Visit::read(web, request.headers()).await?;
+        visit.note_use(web, web.clock.now()).await?;
         let body = axum::body::to_bytes(request.into_body(), MAX_FORM)
             .await
             .map_err(|_| forbidden())?;
