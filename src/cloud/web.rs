@@ -1,6 +1,6 @@
 //! The pages: customers connect their organisation, and see how it is. Server-rendered; they work without JavaScript.
 //!
-//! Invariants: every answer has the security headers; every form comes from our own page ([`session::Posted`]); a browser sees a
+//! Invariants: every answer has the security headers; every form comes from our own page (`session::Posted`); a browser sees a
 //! tenant only by a verified sign-in of the account that authorized it or by a secret link; addresses to go to are an enum, never
 //! input. What the steps do is in [`super::onboarding`]; here they are asked for and shown.
 
@@ -71,7 +71,7 @@ pub struct Web {
     texts: &'static Texts,
 }
 
-/// Why a page is not shown. The page about it is made by [`finish`], which knows everything pages need.
+/// Why a page is not shown. The page about it is made by `finish`, which knows everything pages need.
 pub enum Failure {
     /// One of the table.
     Kind(Kind),

@@ -155,7 +155,7 @@ impl Budget {
         window.trim(self.limit.window);
     }
 
-    /// Microsoft told us to stop: nothing may be spent for this long, [`LONGEST_STOP`] at most. Never shortens an earlier stop.
+    /// Microsoft told us to stop: nothing may be spent for this long, `LONGEST_STOP` at most. Never shortens an earlier stop.
     pub fn close_for(&self, wait: Duration) {
         let until = Instant::now() + wait.min(LONGEST_STOP);
         let mut window = self.window();

@@ -1,5 +1,5 @@
 //! What a page tells when it does not go on: one table for everything that can happen. What Microsoft's numbers mean comes from
-//! [`aadsts`], the headings and everything else from [`Texts`].
+//! [`crate::microsoft::aadsts`], the headings and everything else from [`Texts`].
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
