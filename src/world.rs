@@ -24,7 +24,7 @@ use crate::agent::uplink::{Uplink, UplinkHandle, UplinkSettings};
 use crate::agent::view::Event;
 use crate::clock::Clock;
 use crate::cloud::admin::{self, ConnectError, ConnectTenant, DEFAULT_MAX_WATCHED, NewCredential};
-use crate::cloud::store::{ConnectionKind, Store, StoreError};
+use crate::cloud::store::{Actor, ConnectionKind, Store, StoreError};
 use crate::cloud::{self, BuildError, Cloud, CloudView, Parts};
 use crate::config::cloud::CloudConfig;
 use crate::config::load::ConfigError;
@@ -349,7 +349,7 @@ impl World {
             verify: true,
         };
         let store = self.store().await?;
-        admin::connect_tenant(&store, &keys, &entra, &clock, request).await?;
+        admin::connect_tenant(&store, &keys, &entra, &clock, &Actor::Service, request).await?;
         store.close().await;
         Ok(())
     }
@@ -357,8 +357,14 @@ impl World {
     /// A one-time enrolment code.
     pub async fn invite(&self, tenant: TenantId) -> Result<Secret, WorldError> {
         let store = self.store().await?;
-        let invited =
-            admin::invite_suite(&store, &self.clock, tenant, Duration::from_hours(1)).await?;
+        let invited = admin::invite_suite(
+            &store,
+            &self.clock,
+            &Actor::Service,
+            tenant,
+            Duration::from_hours(1),
+        )
+        .await?;
         store.close().await;
         invited.map(|(code, _)| code).ok_or(WorldError::NoTenant)
     }

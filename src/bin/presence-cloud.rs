@@ -12,7 +12,9 @@ use presence_bridge::clock::Clock;
 use presence_bridge::cloud::admin::{
     self, ConnectTenant, DEFAULT_CODE_LIFE, DEFAULT_MAX_WATCHED, NewCredential,
 };
-use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
+use presence_bridge::cloud::store::{
+    Action, Actor, ConnectionKind, Deed, Store, TenantRow, TenantStatus,
+};
 use presence_bridge::cloud::{self, Cloud, Parts, keys};
 use presence_bridge::config::cloud::{CloudConfig, TlsFiles};
 use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
@@ -227,6 +229,10 @@ async fn keys(config: &CloudConfig, command: &Keys) -> anyhow::Result<()> {
         Keys::Rotate => rotate_key(&store, file, progress).await,
         Keys::Retire => {
             let retired = keys::retire(&store, file, progress).await?;
+            if !retired.dropped.is_empty() {
+                let dropped: Vec<_> = retired.dropped.iter().map(ToString::to_string).collect();
+                note(&store, Action::KeysRetired, &dropped.join(", ")).await?;
+            }
             match retired.dropped.as_slice() {
                 [] => say("There is only one key in the file; nothing was removed."),
                 dropped => {
@@ -251,6 +257,18 @@ async fn keys(config: &CloudConfig, command: &Keys) -> anyhow::Result<()> {
     outcome
 }
 
+/// Enters into the audit log what concerns no tenant.
+async fn note(store: &Store, action: Action, detail: &str) -> anyhow::Result<()> {
+    let deed = Deed {
+        by: &Actor::of_this_account(),
+        action,
+        tenant: None,
+        suite: None,
+        detail,
+    };
+    Ok(store.note(deed, Clock::system().now()).await?)
+}
+
 async fn list_keys(store: &Store, file: &Path) -> anyhow::Result<()> {
     for one in keys::list(store, file).await? {
         let place = match one.place {
@@ -268,6 +286,7 @@ async fn list_keys(store: &Store, file: &Path) -> anyhow::Result<()> {
 
 async fn rotate_key(store: &Store, file: &Path, progress: impl FnMut(u64)) -> anyhow::Result<()> {
     let rotated = keys::rotate(store, file, progress).await?;
+    note(store, Action::KeyRotated, &rotated.key.to_string()).await?;
     say(&format!(
         "{} {} in {}; {} data keys were wrapped anew.",
         if rotated.resumed {
@@ -510,7 +529,7 @@ fn refresh_token(file: Option<&Path>) -> anyhow::Result<Secret> {
 
 async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
     let store = Store::open(&config.database).await?;
-    let clock = Clock::system();
+    let (clock, by) = (Clock::system(), Actor::of_this_account());
     match command {
         Tenant::Add(add) => {
             let credential = match add.connection {
@@ -533,7 +552,8 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
                 share_work_location: add.share_work_location,
                 verify: !add.no_verify,
             };
-            let connected = admin::connect_tenant(&store, &keys, &entra, &clock, request).await;
+            let connected =
+                admin::connect_tenant(&store, &keys, &entra, &clock, &by, request).await;
             let (id, is_new) = connected.map_err(|e| match e.cause() {
                 Some(cause) => anyhow!("{} {}\nDetails: {}", cause.text, cause.remedy, chain(&e)),
                 None => anyhow!(e),
@@ -578,7 +598,7 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
             let tenants = store.tenants().await?;
             let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
             let valid_for = Duration::from_hours(days * 24);
-            let link = admin::link_to_status(&store, &clock, tenant.id, valid_for).await?;
+            let link = admin::link_to_status(&store, &clock, &by, tenant.id, valid_for).await?;
             let Some((path, until)) = link else {
                 bail!("{} was off-boarded", tenant.name)
             };
@@ -613,7 +633,7 @@ async fn tenant(config: CloudConfig, command: Tenant) -> anyhow::Result<()> {
         Tenant::Remove { which, yes: true } => {
             let tenants = store.tenants().await?;
             let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
-            let receipt = admin::offboard(&store, &clock, tenant.id).await?;
+            let receipt = admin::offboard(&store, &clock, &by, tenant.id).await?;
             let receipt =
                 receipt.with_context(|| format!("{} is not there any more", tenant.name))?;
             say(&receipt.to_string());
@@ -637,7 +657,12 @@ async fn set_status(
         );
     }
     store
-        .set_tenant_status(tenant.id, status, Clock::system().now())
+        .set_tenant_status(
+            tenant.id,
+            status,
+            &Actor::of_this_account(),
+            Clock::system().now(),
+        )
         .await?;
     say(&format!("{done} {} ({}).", tenant.name, tenant.id));
     Ok(())
@@ -650,9 +675,14 @@ async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
         Suite::Invite { which, hours } => {
             let tenants = store.tenants().await?;
             let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
-            let invited =
-                admin::invite_suite(&store, &clock, tenant.id, Duration::from_secs(hours * 3600))
-                    .await?;
+            let invited = admin::invite_suite(
+                &store,
+                &clock,
+                &Actor::of_this_account(),
+                tenant.id,
+                Duration::from_secs(hours * 3600),
+            )
+            .await?;
             let Some((code, until)) = invited else {
                 bail!("{} was off-boarded", tenant.name)
             };
@@ -692,7 +722,10 @@ async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
         }
         Suite::Revoke { suite } => {
             let id = presence_bridge::model::SuiteId(suite);
-            if !store.revoke_suite(id, clock.now()).await? {
+            if !store
+                .revoke_suite(id, &Actor::of_this_account(), clock.now())
+                .await?
+            {
                 bail!("there is no suite {suite}; see: presence-cloud suite list");
             }
             say(&format!("Revoked {suite}. Its streams end within seconds."));

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::store::{ConnectionKind, NewTenant, Store, StoreError, TenantRow, TenantStatus};
+use super::store::{Actor, ConnectionKind, NewTenant, Store, StoreError, TenantRow, TenantStatus};
 use super::tokens::refresh_token_at;
 use crate::clock::Clock;
 use crate::microsoft::{Entra, MicrosoftError, Recovery};
@@ -84,6 +84,7 @@ pub async fn connect_tenant(
     keys: &KeyRing,
     entra: &Entra,
     clock: &Clock,
+    by: &Actor,
     request: ConnectTenant,
 ) -> Result<(TenantId, bool), ConnectError> {
     let found = entra
@@ -133,7 +134,7 @@ pub async fn connect_tenant(
         wrapped_data_key,
         sealed_refresh_token,
     };
-    let is_new = store.put_tenant(&new, clock.now()).await?;
+    let is_new = store.put_tenant(&new, by, clock.now()).await?;
     Ok((id, is_new))
 }
 
@@ -156,6 +157,7 @@ pub fn first_refresh_token(
 pub async fn invite_suite(
     store: &Store,
     clock: &Clock,
+    by: &Actor,
     tenant: TenantId,
     valid_for: Duration,
 ) -> Result<Option<(Secret, Timestamp)>, StoreError> {
@@ -163,7 +165,7 @@ pub async fn invite_suite(
     let now = clock.now();
     let until = now.plus(valid_for);
     let stored = store
-        .put_enrolment_code(tenant, super::rpc::code_hash(&code), now, until)
+        .put_enrolment_code(tenant, super::rpc::code_hash(&code), by, now, until)
         .await?;
     Ok(stored.then(|| (Secret::new(code), until)))
 }
@@ -234,13 +236,14 @@ const TRIES_TO_EMPTY: u32 = 3;
 pub async fn offboard(
     store: &Store,
     clock: &Clock,
+    by: &Actor,
     tenant: TenantId,
 ) -> Result<Option<Receipt>, StoreError> {
     let Some(row) = store.tenant(tenant).await? else {
         return Ok(None);
     };
     let at = clock.now();
-    let Some(destroyed) = store.offboard_tenant(tenant, at).await? else {
+    let Some(destroyed) = store.offboard_tenant(tenant, by, at).await? else {
         return Ok(None);
     };
     let mut files_clean = false;
@@ -273,6 +276,7 @@ pub async fn offboard(
 pub async fn link_to_status(
     store: &Store,
     clock: &Clock,
+    by: &Actor,
     tenant: TenantId,
     valid_for: Duration,
 ) -> Result<Option<(Secret, Timestamp)>, StoreError> {
@@ -283,7 +287,14 @@ pub async fn link_to_status(
     let (secret, now) = (random_token(), clock.now());
     let until = now.plus(valid_for);
     store
-        .put_status_link(sha256(secret.as_bytes()), tenant, false, now, Some(until))
+        .put_status_link(
+            sha256(secret.as_bytes()),
+            tenant,
+            false,
+            by,
+            now,
+            Some(until),
+        )
         .await?;
     Ok(Some((Secret::new(format!("/s/{secret}")), until)))
 }

@@ -196,7 +196,9 @@ async fn rewrap_all(
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::{ConnectionKind, NewOnboarding, NewTenant, TenantRow, TenantStatus};
+    use super::super::store::{
+        Actor, ConnectionKind, NewOnboarding, NewTenant, TenantRow, TenantStatus,
+    };
     use super::*;
     use crate::model::Timestamp;
 
@@ -219,7 +221,10 @@ mod tests {
             wrapped_data_key,
             sealed_refresh_token: None,
         };
-        store.put_tenant(&new, Timestamp::default()).await.unwrap();
+        store
+            .put_tenant(&new, &Actor::Service, Timestamp::default())
+            .await
+            .unwrap();
     }
 
     async fn stage(tenants: u128) -> (tempfile::TempDir, std::path::PathBuf, Store) {
@@ -301,7 +306,7 @@ mod tests {
             ]
         );
         store
-            .offboard_tenant(id(9), Timestamp::default())
+            .offboard_tenant(id(9), &Actor::Service, Timestamp::default())
             .await
             .unwrap();
         assert_eq!(

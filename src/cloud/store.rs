@@ -3,11 +3,13 @@
 //! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
+mod audit;
 mod custody;
 mod onboarding;
 mod suites;
 mod tenants;
 
+pub use audit::{Action, Actor, AuditEntry, Deed};
 pub use custody::{Destroyed, Holder, Intent, Rewrapped, SealedRefreshToken, WrappedKey};
 pub use onboarding::{
     ConnectionRow, NewOnboarding, OnboardingRow, OnboardingStep, SignInPurpose, SignInRow,
@@ -65,6 +67,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         3,
         "onboarding",
         include_str!("store/migrations/0003_onboarding.sql"),
+    ),
+    (
+        4,
+        "operations",
+        include_str!("store/migrations/0004_operations.sql"),
     ),
 ];
 
@@ -157,6 +164,16 @@ fn uuid(row: &SqliteRow, column: &str) -> Result<uuid::Uuid, StoreError> {
         .try_get(column)
         .map_err(|e| StoreError::Database("read an id", e))?;
     uuid::Uuid::try_parse(text).map_err(|_| StoreError::Nonsense("an id that is no UUID"))
+}
+
+/// A UUID column that may be empty.
+fn optional_uuid(row: &SqliteRow, column: &str) -> Result<Option<uuid::Uuid>, StoreError> {
+    let text: Option<&str> = row
+        .try_get(column)
+        .map_err(|e| StoreError::Database("read an id", e))?;
+    text.map(uuid::Uuid::try_parse)
+        .transpose()
+        .map_err(|_| StoreError::Nonsense("an id that is no UUID"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use presence_bridge::cloud::store::ConnectionKind;
+use presence_bridge::cloud::store::{Actor, ConnectionKind};
 use presence_bridge::model::{Health, HealthState};
 use presence_bridge::simulator::{Endpoint, Tenant};
 use presence_bridge::world::WorldSettings;
@@ -79,7 +79,9 @@ async fn it_is_not_exercised_again_and_again_and_not_at_all_while_it_is_suspende
     let store = stage.store().await.unwrap();
     let set = async |status| {
         let now = presence_bridge::clock::Clock::system().now();
-        let done = store.set_tenant_status(tenant.id(), status, now).await;
+        let done = store
+            .set_tenant_status(tenant.id(), status, &Actor::Service, now)
+            .await;
         assert!(done.unwrap());
     };
     let before = asked(&tenant);

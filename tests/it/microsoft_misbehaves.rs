@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use presence_bridge::clock::Clock;
-use presence_bridge::cloud::store::{ConnectionKind, TenantStatus};
+use presence_bridge::cloud::store::{Actor, ConnectionKind, TenantStatus};
 use presence_bridge::model::CoverageState;
 use presence_bridge::simulator::{
     AppRegistration, Endpoint, Fault, FaultParams, Scope, Tenant, UnknownPerson,
@@ -151,7 +151,7 @@ impl Scene {
         let status = TenantStatus::Active;
         assert!(
             store
-                .set_tenant_status(self.tenant.id(), status, now)
+                .set_tenant_status(self.tenant.id(), status, &Actor::Service, now)
                 .await
                 .unwrap()
         );

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use presence_bridge::clock::Clock;
-use presence_bridge::cloud::store::TenantStatus;
+use presence_bridge::cloud::store::{Actor, TenantStatus};
 use presence_bridge::model::Timestamp;
 use presence_bridge::wire::v1::watch_request::Request as Up;
 use presence_bridge::wire::v1::watch_response::Response as Down;
@@ -153,7 +153,12 @@ async fn a_stream_that_is_still_being_opened_counts_and_can_be_ended() {
     let store = stage.store().await.unwrap();
     let suites = store.suites(Some(tenant.id())).await.unwrap();
     let now = Timestamp::from_secs(0);
-    assert!(store.revoke_suite(suites[0].id, now).await.unwrap());
+    assert!(
+        store
+            .revoke_suite(suites[0].id, &Actor::Service, now)
+            .await
+            .unwrap()
+    );
     for mut stream in streams {
         let (_, status) = stream.read_out().await;
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
@@ -186,7 +191,7 @@ async fn a_revoked_suite_loses_its_stream_and_the_others_go_on() {
     let suites = store.suites(None).await.unwrap();
     let id = suites.iter().find(|s| s.name == "revoked").unwrap().id;
     store
-        .revoke_suite(id, Timestamp::from_secs(0))
+        .revoke_suite(id, &Actor::Service, Timestamp::from_secs(0))
         .await
         .unwrap();
     let (last, status) = stream.read_out().await;
@@ -218,6 +223,7 @@ async fn an_off_boarded_tenant_s_suites_are_told_and_a_suspended_one_is_not_read
         .set_tenant_status(
             tenant.id(),
             TenantStatus::Suspended,
+            &Actor::Service,
             Timestamp::from_secs(0),
         )
         .await
@@ -225,7 +231,12 @@ async fn an_off_boarded_tenant_s_suites_are_told_and_a_suspended_one_is_not_read
     suite.until_state("suspended").await;
     until("nothing is fresh", || !suite.is_fresh(&upns(&tenant)[0])).await;
     store
-        .set_tenant_status(tenant.id(), TenantStatus::Active, Timestamp::from_secs(0))
+        .set_tenant_status(
+            tenant.id(),
+            TenantStatus::Active,
+            &Actor::Service,
+            Timestamp::from_secs(0),
+        )
         .await
         .unwrap();
     suite.until_all_fresh().await;
@@ -235,7 +246,12 @@ async fn an_off_boarded_tenant_s_suites_are_told_and_a_suspended_one_is_not_read
         .unwrap();
     assert!(stream.next().await.is_ok());
     store
-        .set_tenant_status(tenant.id(), TenantStatus::Gone, Timestamp::from_secs(0))
+        .set_tenant_status(
+            tenant.id(),
+            TenantStatus::Gone,
+            &Actor::Service,
+            Timestamp::from_secs(0),
+        )
         .await
         .unwrap();
     let (last, _) = stream.read_out().await;

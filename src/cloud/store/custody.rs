@@ -3,7 +3,8 @@
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{BUMP_REVISION, Store, StoreError, uuid};
+use super::audit::enter;
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
 use crate::model::{TenantId, Timestamp};
 use crate::park;
 
@@ -286,6 +287,7 @@ impl Store {
     pub async fn offboard_tenant(
         &self,
         id: TenantId,
+        by: &Actor,
         now: Timestamp,
     ) -> Result<Option<Destroyed>, StoreError> {
         let failed = |e| StoreError::Database("off-board a tenant", e);
@@ -294,7 +296,7 @@ impl Store {
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
-        let id = id.to_string();
+        let (tenant, id) = (id, id.to_string());
         let known = sqlx::query(
             "UPDATE tenants SET status = 'gone', updated_at = MAX($2, updated_at + 1) WHERE tenant_id = $1",
         )
@@ -355,6 +357,15 @@ impl Store {
         .await
         .map_err(failed)?
         .rows_affected();
+        let detail = format!("{suites} suites revoked, {codes} enrolment codes forgotten");
+        let deed = Deed {
+            by,
+            action: Action::TenantOffboarded,
+            tenant: Some(tenant),
+            suite: None,
+            detail: &detail,
+        };
+        enter(&mut tx, deed, now).await?;
         sqlx::query(BUMP_REVISION)
             .execute(&mut *tx)
             .await

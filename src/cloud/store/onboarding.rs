@@ -2,8 +2,9 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::audit::enter;
 use super::tenants::{ConnectionKind, NewTenant, put_tenant};
-use super::{Store, StoreError, uuid};
+use super::{Action, Actor, Deed, Store, StoreError, optional_uuid, uuid};
 use crate::model::{TenantId, Timestamp, UserId};
 use crate::secret::{Secret, sha256};
 
@@ -175,15 +176,6 @@ fn hash(row: &SqliteRow, column: &str) -> Result<[u8; 32], StoreError> {
     bytes
         .try_into()
         .map_err(|_| StoreError::Nonsense("a hash of another length"))
-}
-
-fn optional_uuid(row: &SqliteRow, column: &str) -> Result<Option<Uuid>, StoreError> {
-    let text: Option<&str> = row
-        .try_get(column)
-        .map_err(|e| StoreError::Database("read an id", e))?;
-    text.map(Uuid::try_parse)
-        .transpose()
-        .map_err(|_| StoreError::Nonsense("an id that is no UUID"))
 }
 
 fn time(row: &SqliteRow, column: &str) -> Result<Timestamp, StoreError> {
@@ -389,7 +381,8 @@ impl Store {
         if completed != 1 {
             return Ok(false);
         }
-        put_tenant(&mut tx, new, now).await?;
+        let by = Actor::Customer(Some(connection.account));
+        put_tenant(&mut tx, new, &by, now).await?;
         sqlx::query(
             "INSERT INTO connections (tenant_id, domain, account_id, authorized_at, details) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (tenant_id) DO UPDATE SET domain = $2, account_id = $3, authorized_at = $4, details = $5",
@@ -545,6 +538,7 @@ impl Store {
         link_hash: [u8; 32],
         tenant: TenantId,
         replace: bool,
+        by: &Actor,
         now: Timestamp,
         expires_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
@@ -571,6 +565,18 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
+        let detail = expires_at.map_or_else(
+            || "good until another takes its place".to_owned(),
+            |until| format!("good until {until}"),
+        );
+        let deed = Deed {
+            by,
+            action: Action::LinkMade,
+            tenant: Some(tenant),
+            suite: None,
+            detail: &detail,
+        };
+        enter(&mut tx, deed, now).await?;
         tx.commit().await.map_err(failed)
     }
 

@@ -3,7 +3,8 @@ use std::time::Duration;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{BUMP_REVISION, Store, StoreError, uuid};
+use super::audit::enter;
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
 use crate::model::{KeyId, SuiteId, TenantId, Timestamp};
 
 /// Within this time the same code with the same key gives the same answer again, so that a lost answer costs nothing.
@@ -71,10 +72,17 @@ impl Store {
         &self,
         tenant: TenantId,
         code_hash: [u8; 32],
+        by: &Actor,
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<bool, StoreError> {
-        sqlx::query(
+        let failed = |e| StoreError::Database("store an enrolment code", e);
+        let mut tx = self
+            .writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        let stored = sqlx::query(
             "INSERT INTO enrolment_codes (code_hash, tenant_id, created_at, expires_at)
              SELECT $1, tenant_id, $3, $4 FROM tenants WHERE tenant_id = $2 AND status <> 'gone'",
         )
@@ -82,10 +90,24 @@ impl Store {
         .bind(tenant.to_string())
         .bind(now.as_millis())
         .bind(expires_at.as_millis())
-        .execute(&self.writer)
+        .execute(&mut *tx)
         .await
-        .map(|done| done.rows_affected() == 1)
-        .map_err(|e| StoreError::Database("store an enrolment code", e))
+        .map_err(failed)?
+        .rows_affected();
+        if stored == 0 {
+            return Ok(false);
+        }
+        let detail = format!("good until {expires_at}");
+        let deed = Deed {
+            by,
+            action: Action::SuiteInvited,
+            tenant: Some(tenant),
+            suite: None,
+            detail: &detail,
+        };
+        enter(&mut tx, deed, now).await?;
+        tx.commit().await.map_err(failed)?;
+        Ok(true)
     }
 
     /// Trades a code for a suite with this key.
@@ -167,6 +189,14 @@ impl Store {
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
+        let deed = Deed {
+            by: &Actor::Suite(suite),
+            action: Action::SuiteEnrolled,
+            tenant: Some(tenant),
+            suite: Some(suite),
+            detail: "",
+        };
+        enter(&mut tx, deed, now).await?;
         tx.commit().await.map_err(failed)?;
         Ok(SuiteKey {
             key,
@@ -273,28 +303,43 @@ impl Store {
     }
 
     /// Revokes a suite for good. False when there is no such suite.
-    pub async fn revoke_suite(&self, suite: SuiteId, now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn revoke_suite(
+        &self,
+        suite: SuiteId,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("revoke a suite", e);
         let mut tx = self
             .writer
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
-        let changed = sqlx::query(
-            "UPDATE suites SET status = 'revoked', updated_at = $2 WHERE suite_id = $1",
+        let tenant = sqlx::query(
+            "UPDATE suites SET status = 'revoked', updated_at = $2 WHERE suite_id = $1 RETURNING tenant_id",
         )
         .bind(suite.to_string())
         .bind(now.as_millis())
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
-        .map_err(failed)?
-        .rows_affected();
+        .map_err(failed)?;
+        let Some(row) = tenant else {
+            return Ok(false);
+        };
+        let deed = Deed {
+            by,
+            action: Action::SuiteRevoked,
+            tenant: Some(TenantId(uuid(&row, "tenant_id")?)),
+            suite: Some(suite),
+            detail: "",
+        };
+        enter(&mut tx, deed, now).await?;
         sqlx::query(BUMP_REVISION)
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
-        Ok(changed > 0)
+        Ok(true)
     }
 }
 

@@ -1,7 +1,8 @@
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{BUMP_REVISION, Store, StoreError, uuid};
+use super::audit::enter;
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
 use crate::model::{Epoch, TenantId, Timestamp};
 
 /// How a tenant is connected. Design decision 2.
@@ -109,14 +110,19 @@ fn tenant(row: &SqliteRow) -> Result<TenantRow, StoreError> {
 impl Store {
     /// Adds a tenant, or connects one anew that is already there: its suites and codes stay.
     /// Returns whether it was new.
-    pub async fn put_tenant(&self, new: &NewTenant, now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn put_tenant(
+        &self,
+        new: &NewTenant,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("add a tenant", e);
         let mut tx = self
             .writer
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
-        let is_new = put_tenant(&mut tx, new, now).await?;
+        let is_new = put_tenant(&mut tx, new, by, now).await?;
         tx.commit().await.map_err(failed)?;
         Ok(is_new)
     }
@@ -148,11 +154,37 @@ impl Store {
         &self,
         id: TenantId,
         status: TenantStatus,
+        by: &Actor,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        if status == TenantStatus::Gone {
-            return Ok(self.offboard_tenant(id, now).await?.is_some());
-        }
+        let action = match status {
+            TenantStatus::Active => Action::TenantResumed,
+            TenantStatus::Suspended => Action::TenantPaused,
+            TenantStatus::Gone => return Ok(self.offboard_tenant(id, by, now).await?.is_some()),
+        };
+        self.change_tenant(id, Some(status), action, by, now).await
+    }
+
+    /// Lets a running server try a tenant's connection again at once. Returns false when there is no such tenant or it is gone.
+    pub async fn touch_tenant(
+        &self,
+        id: TenantId,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.change_tenant(id, None, Action::TenantRefreshed, by, now)
+            .await
+    }
+
+    /// Not of a tenant that is gone: its secrets are destroyed.
+    async fn change_tenant(
+        &self,
+        id: TenantId,
+        status: Option<TenantStatus>,
+        action: Action,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("change a tenant", e);
         let mut tx = self
             .writer
@@ -160,20 +192,31 @@ impl Store {
             .await
             .map_err(failed)?;
         let changed =
-            sqlx::query("UPDATE tenants SET status = $2, updated_at = MAX($3, updated_at + 1) WHERE tenant_id = $1")
+            sqlx::query("UPDATE tenants SET status = COALESCE($2, status), updated_at = MAX($3, updated_at + 1) WHERE tenant_id = $1 AND status <> 'gone'")
                 .bind(id.to_string())
-                .bind(status.as_str())
+                .bind(status.map(TenantStatus::as_str))
                 .bind(now.as_millis())
                 .execute(&mut *tx)
                 .await
                 .map_err(failed)?
                 .rows_affected();
+        if changed == 0 {
+            return Ok(false);
+        }
+        let deed = Deed {
+            by,
+            action,
+            tenant: Some(id),
+            suite: None,
+            detail: "",
+        };
+        enter(&mut tx, deed, now).await?;
         sqlx::query(BUMP_REVISION)
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
-        Ok(changed > 0)
+        Ok(true)
     }
 
     /// Begins a new run of sequences: never equal to an earlier one, whatever the clock does.
@@ -195,16 +238,18 @@ impl Store {
 pub(super) async fn put_tenant(
     tx: &mut sqlx::SqliteTransaction<'_>,
     new: &NewTenant,
+    by: &Actor,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let failed = |e| StoreError::Database("add a tenant", e);
     let id = new.row.id.to_string();
-    let known = sqlx::query("SELECT 1 FROM tenants WHERE tenant_id = $1")
-        .bind(&id)
-        .fetch_optional(&mut **tx)
-        .await
-        .map_err(failed)?
-        .is_some();
+    let before: Option<bool> =
+        sqlx::query("SELECT status = 'gone' FROM tenants WHERE tenant_id = $1")
+            .bind(&id)
+            .fetch_optional(&mut **tx)
+            .await
+            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+            .map_err(failed)?;
     sqlx::query(
         "INSERT INTO tenants (tenant_id, name, connection, status, max_watched, share_status_message, share_work_location,
                               created_at, updated_at)
@@ -254,5 +299,16 @@ pub(super) async fn put_tenant(
         .execute(&mut **tx)
         .await
         .map_err(failed)?;
-    Ok(!known)
+    let deed = Deed {
+        by,
+        action: match before {
+            Some(false) => Action::TenantReconnected,
+            Some(true) | None => Action::TenantConnected,
+        },
+        tenant: Some(new.row.id),
+        suite: None,
+        detail: new.row.connection.as_str(),
+    };
+    enter(tx, deed, now).await?;
+    Ok(before.is_none())
 }

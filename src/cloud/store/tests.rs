@@ -1,6 +1,8 @@
 use super::*;
 use crate::model::{SuiteId, TenantId, Timestamp};
 
+const BY: &Actor = &Actor::Service;
+
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 fn new_tenant(n: u128, token: Option<&[u8]>) -> NewTenant {
@@ -34,9 +36,9 @@ async fn store() -> (tempfile::TempDir, Store) {
 async fn a_tenant_survives_reopening() {
     let (dir, store) = store().await;
     let new = new_tenant(1, Some(b"sealed"));
-    assert!(store.put_tenant(&new, NOW).await.unwrap());
+    assert!(store.put_tenant(&new, BY, NOW).await.unwrap());
     assert!(
-        !store.put_tenant(&new, NOW).await.unwrap(),
+        !store.put_tenant(&new, BY, NOW).await.unwrap(),
         "the second time it is known"
     );
     store.close().await;
@@ -99,7 +101,7 @@ async fn a_refresh_token_is_replaced_once_per_generation_by_who_has_noted_the_tr
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"one"));
     let id = new.row.id;
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     let (first, second) = (intent(id, 1, 1), intent(id, 1, 2));
     let unannounced = store.replace_refresh_token(first, b"two", NOW).await;
     assert!(!unannounced.unwrap());
@@ -137,7 +139,7 @@ async fn a_try_without_an_end_is_counted_until_one_succeeds() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"one"));
     let id = new.row.id;
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     for n in 0..3 {
         let interrupted = store.begin_refresh(intent(id, 1, 7)).await.unwrap();
         assert_eq!(interrupted, Some(n));
@@ -161,11 +163,11 @@ async fn a_new_authorization_takes_the_note_away_so_that_a_late_answer_cannot_re
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"one"));
     let id = new.row.id;
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     let late = intent(id, 1, 1);
     store.begin_refresh(late).await.unwrap();
     store
-        .put_tenant(&new_tenant(1, Some(b"anew")), NOW)
+        .put_tenant(&new_tenant(1, Some(b"anew")), BY, NOW)
         .await
         .unwrap();
     assert!(
@@ -184,7 +186,7 @@ async fn the_token_before_is_wiped_by_the_hour_or_when_the_one_after_has_worked(
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"one"));
     let id = new.row.id;
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     let replace = async |generation, with: &[u8]| {
         let intent = intent(id, generation, 1);
         store.begin_refresh(intent).await.unwrap();
@@ -214,7 +216,7 @@ async fn what_was_destroyed_is_in_no_file_of_the_database_any_more() {
     let mut new = new_tenant(1, Some(&sealed));
     new.wrapped_data_key = sealed.iter().rev().copied().collect();
     let wrapped = new.wrapped_data_key.clone();
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     let in_files = |bytes: &[u8]| {
         std::fs::read_dir(dir.path()).unwrap().any(|file| {
             let content = std::fs::read(file.unwrap().path()).unwrap();
@@ -224,7 +226,7 @@ async fn what_was_destroyed_is_in_no_file_of_the_database_any_more() {
     assert!(in_files(&sealed) && in_files(&wrapped));
     // Read by another connection, as a running server does.
     assert!(store.data_key(new.row.id).await.unwrap().is_some());
-    let destroyed = store.offboard_tenant(new.row.id, NOW).await.unwrap();
+    let destroyed = store.offboard_tenant(new.row.id, BY, NOW).await.unwrap();
     assert_eq!(
         destroyed,
         Some(Destroyed {
@@ -236,17 +238,17 @@ async fn what_was_destroyed_is_in_no_file_of_the_database_any_more() {
     );
     assert!(store.empty_log().await.unwrap());
     assert!(!in_files(&sealed) && !in_files(&wrapped));
-    let again = store.offboard_tenant(new.row.id, NOW).await.unwrap();
+    let again = store.offboard_tenant(new.row.id, BY, NOW).await.unwrap();
     assert_eq!(again, Some(Destroyed::default()));
     let nobody = TenantId(uuid::Uuid::from_u128(9));
-    assert_eq!(store.offboard_tenant(nobody, NOW).await.unwrap(), None);
+    assert_eq!(store.offboard_tenant(nobody, BY, NOW).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn epochs_rise_even_when_the_clock_goes_back() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, None);
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     let first = store.next_epoch(new.row.id, NOW).await.unwrap();
     let second = store
         .next_epoch(new.row.id, Timestamp::from_secs(5))
@@ -259,11 +261,11 @@ async fn epochs_rise_even_when_the_clock_goes_back() {
 async fn a_code_works_once_but_a_lost_answer_can_be_asked_for_again() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, None);
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     let expires = NOW.plus(Duration::from_hours(1));
     assert!(
         store
-            .put_enrolment_code(new.row.id, [1; 32], NOW, expires)
+            .put_enrolment_code(new.row.id, [1; 32], BY, NOW, expires)
             .await
             .unwrap()
     );
@@ -300,10 +302,10 @@ async fn a_code_works_once_but_a_lost_answer_can_be_asked_for_again() {
 async fn revoking_and_off_boarding_take_keys_away_and_move_the_revision() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"sealed"));
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     for (hash, key) in [([1; 32], [7; 32]), ([2; 32], [8; 32])] {
         store
-            .put_enrolment_code(new.row.id, hash, NOW, NOW.plus(Duration::from_secs(9)))
+            .put_enrolment_code(new.row.id, hash, BY, NOW, NOW.plus(Duration::from_secs(9)))
             .await
             .unwrap();
         store.enrol(hash, &key, "x", NOW).await.unwrap();
@@ -311,11 +313,16 @@ async fn revoking_and_off_boarding_take_keys_away_and_move_the_revision() {
     let suites = store.suites(Some(new.row.id)).await.unwrap();
     assert_eq!(suites.len(), 2);
     let before = store.revision().await.unwrap();
-    assert!(store.revoke_suite(suites[0].id, NOW).await.unwrap());
-    assert!(!store.revoke_suite(SuiteId::random(), NOW).await.unwrap());
+    assert!(store.revoke_suite(suites[0].id, BY, NOW).await.unwrap());
+    assert!(
+        !store
+            .revoke_suite(SuiteId::random(), BY, NOW)
+            .await
+            .unwrap()
+    );
     assert!(store.revision().await.unwrap() > before);
     store
-        .set_tenant_status(new.row.id, TenantStatus::Gone, NOW)
+        .set_tenant_status(new.row.id, TenantStatus::Gone, BY, NOW)
         .await
         .unwrap();
     assert!(store.suites(None).await.unwrap().iter().all(|s| !s.active));
@@ -323,7 +330,7 @@ async fn revoking_and_off_boarding_take_keys_away_and_move_the_revision() {
     assert!(store.refresh_token(new.row.id).await.unwrap().is_none());
     assert!(
         !store
-            .put_enrolment_code(new.row.id, [3; 32], NOW, NOW)
+            .put_enrolment_code(new.row.id, [3; 32], BY, NOW, NOW)
             .await
             .unwrap()
     );
@@ -333,9 +340,15 @@ async fn revoking_and_off_boarding_take_keys_away_and_move_the_revision() {
 async fn a_renewed_key_leaves_the_old_one_valid_for_a_while() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, None);
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     store
-        .put_enrolment_code(new.row.id, [1; 32], NOW, NOW.plus(Duration::from_secs(9)))
+        .put_enrolment_code(
+            new.row.id,
+            [1; 32],
+            BY,
+            NOW,
+            NOW.plus(Duration::from_secs(9)),
+        )
         .await
         .unwrap();
     let first = store.enrol([1; 32], &[7; 32], "x", NOW).await.unwrap();
@@ -378,11 +391,11 @@ async fn a_wrong_code_does_not_wait_for_the_writer() {
 async fn keys_that_are_no_longer_valid_are_deleted_and_a_suite_finds_its_own() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, None);
-    store.put_tenant(&new, NOW).await.unwrap();
+    store.put_tenant(&new, BY, NOW).await.unwrap();
     let hour = Duration::from_hours(1);
     let until = NOW.plus(hour);
     store
-        .put_enrolment_code(new.row.id, [1; 32], NOW, until)
+        .put_enrolment_code(new.row.id, [1; 32], BY, NOW, until)
         .await
         .unwrap();
     let first = store.enrol([1; 32], &[7; 32], "x", NOW).await.unwrap();
@@ -442,5 +455,56 @@ async fn a_file_of_every_earlier_version_is_brought_up_to_date_and_loses_nothing
         let token = store.refresh_token(tenant).await.unwrap().unwrap();
         assert_eq!((token.generation, token.sealed), (3, vec![3, 4]));
         assert!(store.connection(tenant).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_is_entered_with_who_did_it_and_stays() {
+    let (_dir, store) = store().await;
+    let new = new_tenant(1, None);
+    let id = new.row.id;
+    let by = Actor::Operator("ann".into());
+    store.put_tenant(&new, &by, NOW).await.unwrap();
+    store.put_tenant(&new, &by, NOW).await.unwrap();
+    let pause = TenantStatus::Suspended;
+    assert!(store.set_tenant_status(id, pause, &by, NOW).await.unwrap());
+    assert!(store.touch_tenant(id, &by, NOW).await.unwrap());
+    let until = NOW.plus(Duration::from_secs(9));
+    store
+        .put_enrolment_code(id, [1; 32], &by, NOW, until)
+        .await
+        .unwrap();
+    let suite = store.enrol([1; 32], &[7; 32], "x", NOW).await.unwrap();
+    store.revoke_suite(suite.suite, &by, NOW).await.unwrap();
+    store.offboard_tenant(id, &by, NOW).await.unwrap();
+    assert!(
+        !store.touch_tenant(id, &by, NOW).await.unwrap(),
+        "nothing is done to a tenant that is gone"
+    );
+    let mut log = store.audit(Some(id), None, 100).await.unwrap();
+    log.reverse();
+    let actions: Vec<_> = log.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(
+        actions,
+        [
+            "tenant.connected",
+            "tenant.reconnected",
+            "tenant.paused",
+            "tenant.refreshed",
+            "suite.invited",
+            "suite.enrolled",
+            "suite.revoked",
+            "tenant.offboarded"
+        ]
+    );
+    assert!(log.iter().all(|entry| {
+        let suite_s_own = entry.action == "suite.enrolled";
+        entry.at == NOW && (suite_s_own || entry.actor == "ann") && entry.tenant == Some(id)
+    }));
+    let page = store.audit(None, Some(log[2].id), 1).await.unwrap();
+    assert_eq!(page, [log[1].clone()], "older entries follow page by page");
+    for statement in ["UPDATE audit SET actor = 'x'", "DELETE FROM audit"] {
+        let refused = sqlx::query(statement).execute(&store.writer).await;
+        assert!(refused.is_err(), "{statement}");
     }
 }

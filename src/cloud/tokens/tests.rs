@@ -7,6 +7,7 @@ use url::Url;
 use super::super::admin::first_refresh_token;
 use super::super::store::{NewTenant, TenantRow, TenantStatus};
 use super::*;
+use crate::cloud::store::Actor;
 use crate::microsoft::{AppCredential, RouterTransport};
 
 const TENANT: TenantId = TenantId(uuid::Uuid::from_u128(1));
@@ -118,7 +119,7 @@ async fn authorize(store: &Store, ring: &KeyRing, token: &str, now: Timestamp) {
         wrapped_data_key,
         sealed_refresh_token: Some(first_refresh_token(&key, TENANT, &Secret::new(token), now)),
     };
-    store.put_tenant(&new, now).await.unwrap();
+    store.put_tenant(&new, &Actor::Service, now).await.unwrap();
 }
 
 fn given(refresh_token: &str) -> Response {

@@ -455,8 +455,19 @@ impl Web {
     }
 
     /// An enrolment code for a suite, as shown once.
-    pub(super) async fn enrolment(&self, tenant: TenantId) -> Result<Enrolment, Failure> {
-        let invited = invite_suite(&self.store, &self.clock, tenant, DEFAULT_CODE_LIFE).await?;
+    pub(super) async fn enrolment(
+        &self,
+        visit: &Visit,
+        tenant: TenantId,
+    ) -> Result<Enrolment, Failure> {
+        let invited = invite_suite(
+            &self.store,
+            &self.clock,
+            &visit.actor(),
+            tenant,
+            DEFAULT_CODE_LIFE,
+        )
+        .await?;
         let (code, until) = invited.ok_or(Failure::Kind(Kind::Expired))?;
         let url = self.suites_url.as_str().trim_end_matches('/');
         Ok(Enrolment {
@@ -512,8 +523,8 @@ pub async fn complete(
             title: t.title,
             lead: Texts::fill(t.lead, &details.company),
             step: true,
-            enrolment: Some(web.enrolment(row.tenant).await?),
-            link: Some(web.new_status_link(row.tenant).await?),
+            enrolment: Some(web.enrolment(&visit, row.tenant).await?),
+            link: Some(web.new_status_link(&visit, row.tenant).await?),
             c: web.common(Some(&visit)),
         }
     };

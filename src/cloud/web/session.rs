@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::outcome::Kind;
 use super::{Failure, Web};
-use crate::cloud::store::WebSessionRow;
+use crate::cloud::store::{Actor, WebSessionRow};
 use crate::model::Timestamp;
 use crate::secret::{Secret, random_token, sha256};
 
@@ -132,6 +132,11 @@ pub struct Visit {
 }
 
 impl Visit {
+    /// Who it is, for the audit log.
+    pub fn actor(&self) -> Actor {
+        Actor::Customer(self.session.as_ref().and_then(|session| session.account))
+    }
+
     /// What every form of this browser brings back.
     pub fn csrf(&self) -> String {
         derive(&self.secret, "form").expose().to_owned()

@@ -51,11 +51,15 @@ impl Web {
     }
 
     /// Makes a secret link to the status page; all earlier ones end.
-    pub(super) async fn new_status_link(&self, tenant: TenantId) -> Result<String, Failure> {
+    pub(super) async fn new_status_link(
+        &self,
+        visit: &Visit,
+        tenant: TenantId,
+    ) -> Result<String, Failure> {
         let secret = Secret::new(random_token());
         let now = self.clock.now();
         self.store
-            .put_status_link(hash(&secret), tenant, true, now, None)
+            .put_status_link(hash(&secret), tenant, true, &visit.actor(), now, None)
             .await?;
         Ok(self.link(&format!("/s/{}", secret.expose())))
     }
@@ -300,7 +304,7 @@ pub async fn add_suite(
     Posted { visit, .. }: Posted<Nothing>,
 ) -> Answer {
     let ctx = web.must_see_tenant(&visit).await?;
-    let enrolment = web.enrolment(ctx.tenant.id).await?;
+    let enrolment = web.enrolment(&visit, ctx.tenant.id).await?;
     tracing::info!(tenant.id = %ctx.tenant.id, "an enrolment code was made on the status page");
     let shown = web.status_page(&visit, ctx, Some(enrolment), None).await?;
     Ok(page(&shown))
@@ -312,7 +316,7 @@ pub async fn new_link(
     Posted { visit, .. }: Posted<Nothing>,
 ) -> Answer {
     let ctx = web.must_see_tenant(&visit).await?;
-    let link = web.new_status_link(ctx.tenant.id).await?;
+    let link = web.new_status_link(&visit, ctx.tenant.id).await?;
     let shown = web.status_page(&visit, ctx, None, Some(link)).await?;
     Ok(page(&shown))
 }
@@ -386,7 +390,7 @@ pub async fn disconnect(
     if !ctx.signed_in || !typed {
         return Ok(page(&web.disconnect_page(&visit, &ctx, true).await?));
     }
-    let receipt = admin::offboard(&web.store, &web.clock, ctx.tenant.id).await?;
+    let receipt = admin::offboard(&web.store, &web.clock, &visit.actor(), ctx.tenant.id).await?;
     tracing::info!(tenant.id = %ctx.tenant.id, "disconnected by the customer");
     let t = &web.texts.disconnect;
     let facts = receipt.map(|receipt| {
