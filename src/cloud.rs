@@ -10,7 +10,10 @@ pub mod hub;
 pub mod keeper;
 pub mod keys;
 pub mod listener;
+pub mod lookout;
 pub mod onboarding;
+pub mod operations;
+pub mod operators;
 pub mod poller;
 pub mod rpc;
 pub mod state;
@@ -36,6 +39,8 @@ use crate::supervise::{Supervisor, TaskDied};
 use keeper::Keeper;
 use listener::TlsSetupError;
 use onboarding::Onboardings;
+use operations::Operations;
+use operators::Operators;
 use poller::TenantFigures;
 use rpc::Api;
 use rpc::auth::Authenticator;
@@ -108,12 +113,14 @@ pub struct Cloud {
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     pages: Option<Pages>,
+    operators: Operating,
     store: Store,
     tenants: Arc<Tenants>,
     auth: Arc<Authenticator>,
     api: Arc<Api>,
     keeper: Keeper,
     supervisor: Supervisor,
+    clock: Clock,
     config: CloudConfig,
 }
 
@@ -125,23 +132,39 @@ struct Pages {
     address: SocketAddr,
 }
 
+/// The operators' listener, bound.
+struct Operating {
+    operators: Arc<Operators>,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    address: SocketAddr,
+}
+
 /// A look into the running service.
 #[derive(Clone)]
-pub struct CloudView(Arc<Tenants>);
+pub struct CloudView {
+    tenants: Arc<Tenants>,
+    operations: Arc<Operations>,
+}
 
 impl CloudView {
     /// Figures of every tenant that is being served.
     pub fn figures(&self) -> Vec<(crate::model::TenantId, TenantFigures)> {
-        self.0
+        self.tenants
             .all()
             .iter()
             .map(|tenant| (tenant.id(), tenant.figures()))
             .collect()
     }
 
+    /// What operators see and do.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
+    }
+
     /// What is held in memory about a tenant.
     pub fn remembered(&self, tenant: crate::model::TenantId) -> tenants::Remembered {
-        self.0.remembered(tenant)
+        self.tenants.remembered(tenant)
     }
 }
 
@@ -248,7 +271,7 @@ impl Cloud {
             .map(|web| onboardings(web.redirect_uri(), web.consent_propagation));
         let tokens = Tokens::new(
             store.clone(),
-            keys,
+            Arc::clone(&keys),
             entra.clone(),
             clock.clone(),
             supervisor.clone(),
@@ -262,13 +285,21 @@ impl Cloud {
             supervisor.clone(),
             seed,
         );
+        let operations = Operations::new(
+            store.clone(),
+            clock.clone(),
+            Some(entra.clone()),
+            Some(Arc::clone(&tenants)),
+            config.web.as_ref().map(|web| web.public_url.clone()),
+            config.grpc_public_url.clone(),
+        );
         let keeper = Keeper::new(Arc::clone(&tenants), store.clone(), entra, clock.clone());
         let auth = Authenticator::new(store.clone(), clock.clone(), config.audience.clone());
         let api = Api::new(
             Arc::clone(&tenants),
             Arc::clone(&auth),
             store.clone(),
-            clock,
+            clock.clone(),
             supervisor.clone(),
             config.streams.clone(),
         );
@@ -294,17 +325,30 @@ impl Cloud {
             }
             _ => None,
         };
+        let (operators_listener, operators_address) = bind(config.operators.listen).await?;
+        let operators = Operating {
+            operators: Arc::new(Operators {
+                operations,
+                keys,
+                config: config.operators.clone(),
+            }),
+            listener: operators_listener,
+            tls: self::tls(config.operators.tls.as_ref())?,
+            address: operators_address,
+        };
         Ok(Self {
             address,
             listener,
             tls,
             pages,
+            operators,
             store,
             tenants,
             auth,
             api,
             keeper,
             supervisor,
+            clock,
             config,
         })
     }
@@ -319,9 +363,17 @@ impl Cloud {
         self.pages.as_ref().map(|pages| pages.address)
     }
 
+    /// Where operators, the command line and probes connect.
+    pub fn operators_address(&self) -> SocketAddr {
+        self.operators.address
+    }
+
     /// A look into the service while it runs.
     pub fn view(&self) -> CloudView {
-        CloudView(Arc::clone(&self.tenants))
+        CloudView {
+            tenants: Arc::clone(&self.tenants),
+            operations: Arc::clone(&self.operators.operators.operations),
+        }
     }
 
     /// Serves until `stop`, then says good-bye to every suite. An error means that a part died that must not.
@@ -345,6 +397,28 @@ impl Cloud {
                 listener::serve(pages.listener, pages.tls, pages_router, closing, GOOD_BYE).await;
             });
         }
+        let (of_operators, closing) = (self.operators, close.clone());
+        tracing::info!(address = %of_operators.address, tls = of_operators.tls.is_some(), "serving operators");
+        self.supervisor.run("operators' listener", async move {
+            let service = of_operators.operators.router();
+            listener::serve(
+                of_operators.listener,
+                of_operators.tls,
+                service,
+                closing,
+                GOOD_BYE,
+            )
+            .await;
+        });
+        let stopping = self.supervisor.stopping();
+        let look_out = lookout::look_out(
+            Arc::clone(&self.tenants),
+            self.store.clone(),
+            self.clock.clone(),
+        );
+        self.supervisor.run("lookout", async move {
+            stopping.run_until_cancelled(look_out).await;
+        });
         let stopping = self.supervisor.stopping();
         let (tenants, auth) = (Arc::clone(&self.tenants), Arc::clone(&self.auth));
         self.supervisor.run("operator's changes", async move {

@@ -113,6 +113,14 @@ impl TokenError {
         wait.min(MOST_KEPT_AHEAD).max(self.kept())
     }
 
+    /// Under which Microsoft finds the request.
+    pub fn correlation_id(&self) -> Option<&str> {
+        match self {
+            Self::Microsoft(e) | Self::LostInRenewal(e) => e.correlation_id(),
+            _ => None,
+        }
+    }
+
     /// What Microsoft says of a failure that passes, if it says more than that it failed.
     pub fn passing_cause(&self) -> Option<Cause> {
         match self {
@@ -135,6 +143,7 @@ impl TokenError {
                         .into(),
                     remedy: "A new sign-in is needed: connect the organisation again.".into(),
                     code: cause.code,
+                    correlation_id: String::new(),
                 }),
                 other => other,
             },
@@ -144,6 +153,7 @@ impl TokenError {
                     text: "There is a problem on our side; our team has been alerted.".into(),
                     remedy: "You need not do anything.".into(),
                     code: String::new(),
+                    correlation_id: String::new(),
                 },
                 for_all: false,
             },
@@ -151,6 +161,7 @@ impl TokenError {
                 text: "There is no authorization for this organisation.".into(),
                 remedy: "Connect the organisation again.".into(),
                 code: String::new(),
+                correlation_id: String::new(),
             }),
         }
     }
@@ -167,6 +178,17 @@ pub struct Held {
     pub attempt: u64,
     received_at: Timestamp,
     renew_at: Timestamp,
+}
+
+/// What may be told about a tenant's access token.
+#[derive(Debug, Clone, Default)]
+pub struct AccessFigures {
+    /// When the token held was given; `None`: none is held.
+    pub received_at: Option<Timestamp>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// Renewals that have failed in a row.
+    pub failures: u32,
 }
 
 #[derive(Default)]
@@ -337,6 +359,19 @@ impl Tokens {
     /// Forgets everything about tenants that are not served any more.
     pub fn forget_all_but(&self, is_served: impl Fn(TenantId) -> bool) {
         self.slots().retain(|tenant, _| is_served(*tenant));
+    }
+
+    /// What may be told about a tenant's access token.
+    pub fn figures(&self, tenant: TenantId) -> AccessFigures {
+        let slots = self.slots();
+        let Some(slot) = slots.get(&tenant) else {
+            return AccessFigures::default();
+        };
+        AccessFigures {
+            received_at: slot.held.as_ref().map(|held| held.received_at),
+            expires_at: slot.held.as_ref().map(|held| held.token.expires_at),
+            failures: slot.failures,
+        }
     }
 
     /// Whether anything is held about a tenant.

@@ -69,6 +69,44 @@ pub struct WebConfig {
     pub consent_propagation: Duration,
 }
 
+/// The operators' listener: pages, admin API and probes.
+#[derive(Debug, Clone)]
+pub struct OperatorsConfig {
+    /// Where operators' browsers, the command line and probes connect.
+    pub listen: SocketAddr,
+    /// The same as browsers write it: an origin.
+    pub public_url: Url,
+    /// TLS of that listener.
+    pub tls: Option<TlsFiles>,
+    /// Whether a proxy in front tells the browser's address.
+    pub behind_proxy: bool,
+    /// The operators' password, hashed. With neither this nor `oidc` nobody signs in to the pages, and only the admin API is there.
+    pub password_file: Option<PathBuf>,
+    /// The same at an issuer.
+    pub oidc: Option<OidcConfig>,
+}
+
+/// Operators sign in where an organisation's people sign in: OIDC.
+#[derive(Debug, Clone)]
+pub struct OidcConfig {
+    /// The issuer, exactly as it names itself.
+    pub issuer: Url,
+    /// Our client id there.
+    pub client_id: String,
+    /// Our secret there; `None` for a public client.
+    pub client_secret_file: Option<PathBuf>,
+    /// Certificates to trust besides those of the operating system, PEM.
+    pub extra_roots: Option<PathBuf>,
+    /// Scopes to ask for besides `openid`.
+    pub scopes: Vec<String>,
+    /// The claim that holds groups or roles: a text or a list of texts.
+    pub role_claim: String,
+    /// Values of that claim that make an operator.
+    pub operators: Vec<String>,
+    /// Values of that claim that make a viewer.
+    pub viewers: Vec<String>,
+}
+
 /// Configuration of presence-cloud.
 #[derive(Debug, Clone)]
 pub struct CloudConfig {
@@ -98,6 +136,8 @@ pub struct CloudConfig {
     pub reflection: bool,
     /// The web pages; `None`: there are none.
     pub web: Option<WebConfig>,
+    /// The operators' listener.
+    pub operators: OperatorsConfig,
     /// How Microsoft is read.
     pub poll: PollSettings,
     /// How streams behave.
@@ -154,6 +194,22 @@ fn needs_tls(
     }
 }
 
+/// An address as browsers write it, without a path.
+fn must_be_origin(loader: &mut Loader, key: &str, url: &Url) {
+    if url.scheme() != "https" && !is_loopback(url) {
+        loader.problem(
+            key,
+            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
+        );
+    }
+    if url.path() != "/" || url.query().is_some() {
+        loader.problem(
+            key,
+            "must be an origin: scheme, host and port, without a path",
+        );
+    }
+}
+
 /// The section of the web pages. Without `listen` there are none, as before there were any.
 fn web(loader: &mut Loader) -> Option<WebConfig> {
     let mut s = loader.section("web");
@@ -178,18 +234,7 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
     let tls = tls_files(loader, "web", certificate, private_key);
     let listen = listen?;
     needs_tls(loader, "web.listen", listen, tls.as_ref(), behind_proxy);
-    if public_url.scheme() != "https" && !is_loopback(&public_url) {
-        loader.problem(
-            "web.public_url",
-            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
-        );
-    }
-    if public_url.path() != "/" || public_url.query().is_some() {
-        loader.problem(
-            "web.public_url",
-            "must be an origin: scheme, host and port, without a path",
-        );
-    }
+    must_be_origin(loader, "web.public_url", &public_url);
     Some(WebConfig {
         listen,
         public_url,
@@ -200,6 +245,78 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         sign_ins_per_minute: u32::try_from(sign_ins).unwrap_or(20),
         consent_propagation,
     })
+}
+
+/// The section of the operators' listener.
+fn operators(loader: &mut Loader) -> OperatorsConfig {
+    let mut s = loader.section("operators");
+    let listen = s.socket_addr_or("listen", SocketAddr::from(([127, 0, 0, 1], 8444)));
+    let certificate = s.path("certificate_file");
+    let private_key = s.path("private_key_file");
+    let behind_proxy = s.bool_or("behind_proxy", false);
+    let scheme = if certificate.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let public_url = s.url_or("public_url", &format!("{scheme}://{listen}"));
+    let password_file = s.path("password_file");
+    let tls = tls_files(loader, "operators", certificate, private_key);
+    needs_tls(
+        loader,
+        "operators.listen",
+        listen,
+        tls.as_ref(),
+        behind_proxy,
+    );
+    must_be_origin(loader, "operators.public_url", &public_url);
+    let mut s = loader.section("oidc");
+    let issuer = s.url("issuer");
+    let client_id = s.text_or("client_id", "");
+    let client_secret_file = s.path("client_secret_file");
+    let extra_roots = s.path("extra_roots_file");
+    let scopes = s.text_list("scopes");
+    let role_claim = s.text_or("role_claim", "groups");
+    let operators = s.text_list("operators");
+    let viewers = s.text_list("viewers");
+    if issuer.is_some() && (client_id.is_empty() || operators.is_empty()) {
+        s.problem(
+            "issuer",
+            "also needs client_id, and in operators the values of role_claim that make an operator",
+        );
+    }
+    if let Some(url) = &issuer
+        && url.scheme() != "https"
+        && !is_loopback(url)
+    {
+        s.problem(
+            "issuer",
+            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
+        );
+    }
+    if issuer.is_some() && password_file.is_some() {
+        s.problem(
+            "issuer",
+            "and operators.password_file are two ways to sign in; choose one",
+        );
+    }
+    OperatorsConfig {
+        listen,
+        public_url,
+        tls,
+        behind_proxy,
+        password_file,
+        oidc: issuer.map(|issuer| OidcConfig {
+            issuer,
+            client_id,
+            client_secret_file,
+            extra_roots,
+            scopes,
+            role_claim,
+            operators,
+            viewers,
+        }),
+    }
 }
 
 impl WebConfig {
@@ -321,6 +438,7 @@ impl CloudConfig {
         );
         let grpc_public_url = loader.section("grpc").url_or("public_url", &own);
         let web = web(&mut loader);
+        let operators = operators(&mut loader);
 
         let standard = PollSettings::default();
         let mut s = loader.section("poll");
@@ -427,6 +545,7 @@ impl CloudConfig {
             audience,
             reflection,
             web,
+            operators,
             poll,
             streams,
             log_format,

@@ -300,6 +300,7 @@ fn cause(text: &str, remedy: &str, code: String) -> Cause {
         text: text.to_owned(),
         remedy: remedy.to_owned(),
         code,
+        correlation_id: String::new(),
     }
 }
 

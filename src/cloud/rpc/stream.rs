@@ -141,6 +141,9 @@ impl Conversation {
         let opened = self
             .place
             .begin(&open.watch, open.resume.map(Position::from));
+        let id = self.place.id;
+        self.tenant
+            .with_hub(|hub, _, now| hub.introduce(id, &open.agent_version, now));
         tracing::info!(
             suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, stream.resumed = opened.resumed,
             client = %open.agent_version.escape_default(), "a suite opened a stream"
