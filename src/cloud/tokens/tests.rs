@@ -32,7 +32,10 @@ where
     F: Future<Output = Response> + Send,
 {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("cloud.db")).await.unwrap();
+    let clock = Clock::test(NOW);
+    let store = Store::open_beside(&folder.path().join("cloud.db"), &clock)
+        .await
+        .unwrap();
     let ring = KeyRing::create(&folder.path().join("key")).unwrap();
     let asked = Asked::default();
     let log = asked.clone();
@@ -48,7 +51,6 @@ where
             answer(sent).await
         }
     });
-    let clock = Clock::test(NOW);
     let entra = Entra::new(
         Arc::new(RouterTransport(router)),
         Url::parse("https://login.example").unwrap(),
