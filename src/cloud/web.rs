@@ -305,26 +305,41 @@ fn security_headers(login_origin: &str, secure: bool) -> Vec<(HeaderName, Header
     headers
 }
 
+/// What a request costs whoever sends it.
+#[derive(Debug, PartialEq, Eq)]
+enum Cost {
+    Nothing,
+    Begins,
+    ComesBack,
+}
+
+/// Secret links count by any method: HEAD is answered as GET is, and begins a session too.
+fn costs(method: &Method, path: &str) -> Cost {
+    match path {
+        "/callback" => Cost::ComesBack,
+        "/" | "/authorize" | "/sign-in" | "/status/again" | "/status/suites" | "/status/link"
+            if *method == Method::POST =>
+        {
+            Cost::Begins
+        }
+        _ if path.starts_with("/for/") || path.starts_with("/s/") => Cost::Begins,
+        _ => Cost::Nothing,
+    }
+}
+
 /// Counts what costs something, by the browser's address.
 async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let begins = match (request.method(), path) {
-        (&Method::POST, "/" | "/authorize" | "/sign-in") => true,
-        (&Method::GET, path) => path.starts_with("/for/") || path.starts_with("/s/"),
-        _ => false,
-    };
-    let budget = if begins {
-        Some(&web.limits.begin)
-    } else if path == "/callback" {
-        Some(&web.limits.callback)
-    } else {
-        None
+    let budget = match costs(request.method(), request.uri().path()) {
+        Cost::Nothing => None,
+        Cost::Begins => Some(&web.limits.begin),
+        Cost::ComesBack => Some(&web.limits.callback),
     };
     let peer = request.extensions().get::<Peer>();
     let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
     let address = limits::address(peer, web.config.behind_proxy, request.headers());
     if budget.is_some_and(|budget| !budget.allows(address)) {
-        tracing::warn!(path, "too many sign-ins from one address");
+        // Not which path: in some there is a secret.
+        tracing::warn!("too many sign-ins from one address");
         let mut response = Failure::Kind(Kind::TooMany).into_response();
         let wait = HeaderValue::from_static("60");
         response.headers_mut().insert(header::RETRY_AFTER, wait);
@@ -372,4 +387,34 @@ async fn asset(Path(file): Path<String>) -> Answer {
         (header::CACHE_CONTROL, "public, max-age=300".to_owned()),
     ];
     Ok((headers, found.data.into_owned()).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_something_costs_by_whatever_method_it_is_reached() {
+        for method in [Method::GET, Method::HEAD, Method::POST] {
+            for path in ["/s/abc", "/for/abc"] {
+                assert_eq!(costs(&method, path), Cost::Begins, "{method} {path}");
+            }
+            assert_eq!(costs(&method, "/callback"), Cost::ComesBack);
+        }
+        for path in [
+            "/",
+            "/authorize",
+            "/sign-in",
+            "/status/again",
+            "/status/suites",
+            "/status/link",
+        ] {
+            assert_eq!(costs(&Method::POST, path), Cost::Begins, "{path}");
+            assert_eq!(
+                costs(&Method::GET, path),
+                Cost::Nothing,
+                "looking is free: {path}"
+            );
+        }
+    }
 }
