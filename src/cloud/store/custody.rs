@@ -111,7 +111,7 @@ impl Store {
             .map_err(|e| StoreError::Database("read a data key", e))
     }
 
-    /// All wrapped data keys in an order of their own: so many after this one.
+    /// All wrapped data keys in an order of their own: so many after this one. A wish that was fulfilled has none any more.
     pub async fn data_keys(
         &self,
         after: Option<&WrappedKey>,
@@ -122,7 +122,7 @@ impl Store {
         sqlx::query(
             "SELECT * FROM (
                 SELECT 'tenant' AS kind, tenant_id AS id, tenant_id, wrapped FROM data_keys
-                UNION ALL SELECT 'onboarding', onboarding_id, tenant_id, wrapped_key FROM onboardings
+                UNION ALL SELECT 'onboarding', onboarding_id, tenant_id, wrapped_key FROM onboardings WHERE step <> 'completed'
              ) WHERE (kind, id) > ($1, $2) ORDER BY kind, id LIMIT $3",
         )
         .bind(kind)
