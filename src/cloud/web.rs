@@ -258,8 +258,11 @@ impl Web {
         let Some(session) = &mut visit.session else {
             return Err(Failure::Outcome(outcome));
         };
-        session.outcome = serde_json::to_string(&outcome).ok();
-        self.store.put_web_session(name, session).await?;
+        let told = serde_json::to_string(&outcome).unwrap_or_default();
+        if !self.store.tell_web_session(name, &told).await? {
+            return Err(Failure::Outcome(outcome));
+        }
+        session.outcome = Some(told);
         Ok(go("/outcome"))
     }
 

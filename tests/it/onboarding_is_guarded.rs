@@ -678,8 +678,20 @@ async fn nobody_sees_or_takes_over_somebody_else_s_tenant() {
             .contains("Connection of Contoso Ltd"),
         "a link is not enough to disconnect"
     );
-    // A new link ends the old one; a changed letter opens nothing.
+    // A new link ends the old one and who came by it; a changed letter opens nothing.
+    let second = Visitor::new(&stage);
+    assert!(
+        second
+            .open(&format!("/s/{link}"))
+            .await
+            .body
+            .contains("Connection of")
+    );
     guest.post("/status/link", &[]).await;
+    assert!(!second.open("/status").await.body.contains("Connection of"));
+    for still in [&guest, &contoso] {
+        assert!(still.open("/status").await.body.contains("Connection of"));
+    }
     for wrong in [
         link.clone(),
         format!("{}x", &link[..42]),
@@ -744,14 +756,43 @@ async fn re_authorization_is_for_exactly_that_tenant() {
         "wrong-organisation"
     );
 
+    // Going on with the rights of a session makes none that lives longer.
+    let database = stage.folder().join("cloud.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let seven_hours = 7 * 3_600_000;
+    sqlx::query("UPDATE web_sessions SET created_at = created_at - $1")
+        .bind(seven_hours)
+        .execute(&pool)
+        .await
+        .unwrap();
+    visitor.get("/status").await;
+    visitor.post("/status/again", &[]).await;
+
     // Another account of the same organisation may: whoever sent it here could see the status page.
     let bob = upns(&tenant)[1].clone();
     assert_eq!(
         visitor.through_microsoft(&bob).await.location(),
         "/authorize"
     );
+    let young: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM web_sessions WHERE tenant_id IS NOT NULL AND created_at > used_at - $1",
+    )
+    .bind(seven_hours)
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(young, 0);
+    pool.close().await;
+    // Ann, who authorized before, looks at it elsewhere; then it is Bob's.
+    let ann = Visitor::new(&stage);
+    ann.get("/status").await;
+    let away = ann.post("/sign-in", &[]).await.location();
+    let back = ann.at_microsoft(&away, &upns(&tenant)[0], "accept").await;
+    assert!(ann.open(&back).await.body.contains("Connection of"));
     visitor.get("/authorize").await;
     let done = visitor.post("/complete", &[]).await;
+    assert!(!ann.open("/status").await.body.contains("Connection of"));
     assert!(
         done.body.contains("Authorized anew") && !done.body.contains("id=\"code\""),
         "{}",

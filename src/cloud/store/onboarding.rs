@@ -402,6 +402,13 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
+        // Whoever authorized before has no more to see here than anybody else.
+        sqlx::query("DELETE FROM web_sessions WHERE tenant_id = $1 AND account_id <> $2")
+            .bind(new.row.id.to_string())
+            .bind(connection.account.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(true)
     }
@@ -474,7 +481,7 @@ impl Store {
             .transpose()
     }
 
-    /// Begins a session, or replaces what is known of it.
+    /// Begins a session.
     pub async fn put_web_session(
         &self,
         session_hash: [u8; 32],
@@ -482,8 +489,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO web_sessions (session_hash, onboarding_id, tenant_id, account_id, outcome, created_at, used_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)
-             ON CONFLICT (session_hash) DO UPDATE SET onboarding_id = $2, tenant_id = $3, account_id = $4, outcome = $5, used_at = $7",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(session_hash.as_slice())
         .bind(session.onboarding.map(|id| id.to_string()))
@@ -496,6 +502,54 @@ impl Store {
         .await
         .map(drop)
         .map_err(|e| StoreError::Database("save a session", e))
+    }
+
+    /// Notes that a session was used. One that has ended meanwhile stays ended.
+    pub async fn note_session_use(
+        &self,
+        session_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE web_sessions SET used_at = max(used_at, $2) WHERE session_hash = $1")
+            .bind(session_hash.as_slice())
+            .bind(now.as_millis())
+            .execute(&self.writer)
+            .await
+            .map(drop)
+            .map_err(|e| StoreError::Database("note the use of a session", e))
+    }
+
+    /// Keeps what to tell on the next page of a session. False when it has ended meanwhile: it stays ended.
+    pub async fn tell_web_session(
+        &self,
+        session_hash: [u8; 32],
+        outcome: &str,
+    ) -> Result<bool, StoreError> {
+        sqlx::query("UPDATE web_sessions SET outcome = $2 WHERE session_hash = $1")
+            .bind(session_hash.as_slice())
+            .bind(outcome)
+            .execute(&self.writer)
+            .await
+            .map(|done| done.rows_affected() == 1)
+            .map_err(|e| StoreError::Database("note what to tell", e))
+    }
+
+    /// Ends the sessions that may see a tenant by a link, but for this one.
+    pub async fn end_sessions_by_link(
+        &self,
+        tenant: TenantId,
+        but_for: [u8; 32],
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "DELETE FROM web_sessions WHERE tenant_id = $1 AND session_hash <> $2 AND (account_id IS NULL
+                OR account_id <> coalesce((SELECT c.account_id FROM connections c WHERE c.tenant_id = $1), ''))",
+        )
+        .bind(tenant.to_string())
+        .bind(but_for.as_slice())
+        .execute(&self.writer)
+        .await
+        .map(drop)
+        .map_err(|e| StoreError::Database("end the sessions of a link", e))
     }
 
     /// A session used after `used_since` and begun after `begun_since`, whose tenant is not gone.

@@ -21,7 +21,7 @@ use crate::cloud::store::{
 };
 use crate::cloud::tokens::chain;
 use crate::microsoft::entra::{Ask, SignIn, SignedIn, refused_in_browser};
-use crate::model::TenantId;
+use crate::model::{TenantId, Timestamp};
 use crate::secret::{Secret, random_token, sha256};
 
 /// Most onboardings remembered at the same time, over all customers: more are a flood.
@@ -427,14 +427,16 @@ async fn authorized(
         Ok(signed_in) => signed_in,
         Err(trouble) => return web.refuse(visit, row, &trouble).await,
     };
-    let tenant = match &works {
-        Err(Trouble::AlreadyConnected) => web.tenant_of(&person).await?,
-        _ => visit.session.as_ref().and_then(|s| s.tenant),
+    let before = visit.session.clone().unwrap_or_default();
+    let (tenant, created_at) = match &works {
+        Err(Trouble::AlreadyConnected) => (web.tenant_of(&person).await?, Timestamp::default()),
+        _ => (before.tenant, before.created_at),
     };
     let session = WebSessionRow {
         onboarding: Some(row.id),
         tenant,
         account: Some(person.account),
+        created_at,
         ..WebSessionRow::default()
     };
     let cookie = visit.begin_session(web, session).await?;

@@ -173,12 +173,13 @@ impl Visit {
             && session.used_at.until(now) >= NOTE_USE
         {
             session.used_at = now;
-            web.store.put_web_session(name, session).await?;
+            web.store.note_session_use(name, now).await?;
         }
         Ok(())
     }
 
-    /// Begins a session under a new name, in place of the one before: whoever knew that one knows nothing of this.
+    /// Begins a session under a new name, in place of the one before: whoever knew that one knows nothing of this. What goes on with
+    /// the rights of the one before, and therefore says when that was begun, lives no longer than it.
     pub async fn begin_session(
         &mut self,
         web: &Web,
@@ -189,7 +190,10 @@ impl Visit {
         }
         let now = web.clock.now();
         let session = WebSessionRow {
-            created_at: now,
+            created_at: match session.created_at {
+                begun if begun == Timestamp::default() => now,
+                begun => begun,
+            },
             used_at: now,
             ..session
         };

@@ -313,6 +313,10 @@ pub async fn new_link(
 ) -> Answer {
     let ctx = web.must_see_tenant(&visit).await?;
     let link = web.new_status_link(ctx.tenant.id).await?;
+    // Who came by an earlier link has no more to see; but for who asks for the new one.
+    web.store
+        .end_sessions_by_link(ctx.tenant.id, visit.hash())
+        .await?;
     let shown = web.status_page(&visit, ctx, None, Some(link)).await?;
     Ok(page(&shown))
 }
