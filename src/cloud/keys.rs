@@ -359,7 +359,7 @@ mod tests {
         };
         store.put_onboarding(&wish, now).await.unwrap();
         store
-            .note_sign_in(wish.id, account, b"", None, now)
+            .note_sign_in(wish.id, kind, account, b"", None, now)
             .await
             .unwrap();
         store.note_authorized(wish.id, account).await.unwrap();

@@ -321,10 +321,12 @@ impl Store {
         .map_err(|e| StoreError::Database("choose a connection", e))
     }
 
-    /// Notes who has signed in for an onboarding, and what came with it. False once completed.
+    /// Notes who has signed in for an onboarding, and what came with it. False once completed, or when another kind of connection
+    /// was chosen meanwhile: what was asked and checked is not what would be connected.
     pub async fn note_sign_in(
         &self,
         id: Uuid,
+        kind: ConnectionKind,
         account: UserId,
         details: &[u8],
         refresh_token: Option<&[u8]>,
@@ -332,13 +334,14 @@ impl Store {
     ) -> Result<bool, StoreError> {
         sqlx::query(
             "UPDATE onboardings SET step = 'signed-in', account_id = $2, details = $3, refresh_token = $4, signed_in_at = $5
-             WHERE onboarding_id = $1 AND step <> 'completed'",
+             WHERE onboarding_id = $1 AND connection = $6 AND step <> 'completed'",
         )
         .bind(id.to_string())
         .bind(account.to_string())
         .bind(details)
         .bind(refresh_token)
         .bind(now.as_millis())
+        .bind(kind.as_str())
         .execute(&self.writer)
         .await
         .map(|done| done.rows_affected() == 1)
@@ -360,7 +363,7 @@ impl Store {
     }
 
     /// Connects the tenant as authorized, and forgets the onboarding's secrets; all or nothing. False when it is not authorized
-    /// by this account, or completed already, or somebody else has connected the tenant meanwhile.
+    /// by this account, or completed already, or somebody else has connected or changed the tenant meanwhile.
     pub async fn complete_onboarding(
         &self,
         id: Uuid,
@@ -376,12 +379,14 @@ impl Store {
             .map_err(failed)?;
         let completed = sqlx::query(
             "UPDATE onboardings SET step = 'completed', refresh_token = NULL, details = X'', wrapped_key = X''
-             WHERE onboarding_id = $1 AND tenant_id = $2 AND account_id = $3 AND step = 'authorized' AND (reconnects = 1
-                   OR NOT EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = $2 AND t.status <> 'gone'))",
+             WHERE onboarding_id = $1 AND tenant_id = $2 AND account_id = $3 AND step = 'authorized'
+               AND (NOT EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = $2 AND t.status <> 'gone')
+                    OR (reconnects = 1 AND EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = $2 AND t.updated_at = $4)))",
         )
         .bind(id.to_string())
         .bind(new.row.id.to_string())
         .bind(connection.account.to_string())
+        .bind(new.row.updated_at.as_millis())
         .execute(&mut *tx)
         .await
         .map_err(failed)?

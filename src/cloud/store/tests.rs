@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{SuiteId, TenantId, Timestamp};
+use crate::model::{SuiteId, TenantId, Timestamp, UserId};
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -443,4 +443,87 @@ async fn a_file_of_every_earlier_version_is_brought_up_to_date_and_loses_nothing
         assert_eq!((token.generation, token.sealed), (3, vec![3, 4]));
         assert!(store.connection(tenant).await.unwrap().is_none());
     }
+}
+
+async fn authorized(store: &Store, id: uuid::Uuid, account: UserId, reconnects: bool) {
+    let kind = ConnectionKind::Organisation;
+    let wish = NewOnboarding {
+        id,
+        tenant: TenantId(uuid::Uuid::from_u128(1)),
+        domain: "contoso.example".into(),
+        reconnects,
+        wrapped_key: Vec::new(),
+        details: Vec::new(),
+        connection: Some(kind),
+        link_hash: None,
+        expires_at: NOW.plus(Duration::from_hours(1)),
+    };
+    store.put_onboarding(&wish, NOW).await.unwrap();
+    // What was signed in for another kind of connection does not count.
+    let other = ConnectionKind::ServiceAccount;
+    let noted = store.note_sign_in(id, other, account, b"", Some(b"t"), NOW);
+    assert!(!noted.await.unwrap());
+    let noted = store.note_sign_in(id, kind, account, b"", None, NOW);
+    assert!(noted.await.unwrap());
+    assert!(store.note_authorized(id, account).await.unwrap());
+}
+
+#[tokio::test]
+async fn authorizing_anew_takes_back_nothing_the_operator_has_changed_meanwhile() {
+    let (_dir, store) = store().await;
+    let (id, account) = (uuid::Uuid::from_u128(9), UserId(uuid::Uuid::from_u128(8)));
+    store.put_tenant(&new_tenant(1, None), NOW).await.unwrap();
+    authorized(&store, id, account, true).await;
+    let connection = ConnectionRow {
+        domain: "contoso.example".into(),
+        account,
+        authorized_at: NOW,
+        details: Vec::new(),
+    };
+    let mut new = new_tenant(1, None);
+    new.row = store.tenant(new.row.id).await.unwrap().unwrap();
+    let suspended = TenantStatus::Suspended;
+    store
+        .set_tenant_status(new.row.id, suspended, NOW)
+        .await
+        .unwrap();
+    let completed = store.complete_onboarding(id, &new, &connection, NOW).await;
+    assert!(!completed.unwrap(), "it was read before");
+    new.row = store.tenant(new.row.id).await.unwrap().unwrap();
+    let completed = store.complete_onboarding(id, &new, &connection, NOW).await;
+    assert!(completed.unwrap());
+    let row = store.tenant(new.row.id).await.unwrap().unwrap();
+    assert_eq!(row.status, suspended);
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_does_not_come_back() {
+    let (_dir, store) = store().await;
+    let (name, early) = ([7; 32], Timestamp::default());
+    let session = WebSessionRow {
+        created_at: NOW,
+        used_at: NOW,
+        ..WebSessionRow::default()
+    };
+    store.put_web_session(name, &session).await.unwrap();
+    assert!(store.tell_web_session(name, "{}").await.unwrap());
+    store
+        .note_session_use(name, NOW.plus(Duration::from_secs(9)))
+        .await
+        .unwrap();
+    let there = store.web_session(name, early, early).await.unwrap();
+    let there = there.unwrap();
+    assert_eq!(there.outcome.as_deref(), Some("{}"));
+    assert_eq!(there.used_at, NOW.plus(Duration::from_secs(9)));
+    store.end_web_session(name).await.unwrap();
+    // Requests that were under way when it ended.
+    store.note_session_use(name, NOW).await.unwrap();
+    assert!(!store.tell_web_session(name, "{}").await.unwrap());
+    assert!(
+        store
+            .web_session(name, early, early)
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
