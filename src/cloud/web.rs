@@ -13,6 +13,7 @@ mod status;
 mod texts;
 
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum_extra::extract::cookie::Cookie;
+use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use rust_embed::RustEmbed;
+use tokio::sync::oneshot;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use url::Url;
@@ -200,6 +203,10 @@ impl Web {
             .route("/assets/{file}", get(asset))
             .fallback(async || Failure::Kind(Kind::NotFound))
             .method_not_allowed_fallback(async || Failure::Kind(Kind::NotFound))
+            .layer(axum::middleware::from_fn_with_state(
+                Arc::clone(self),
+                to_the_end,
+            ))
             .layer(TimeoutLayer::with_status_code(
                 StatusCode::GATEWAY_TIMEOUT,
                 TIMEOUT,
@@ -353,12 +360,36 @@ async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Res
     next.run(request).await
 }
 
+/// What changes something runs to its end, also when nobody waits for the answer any more. `security-and-faults.md` §6.
+async fn to_the_end(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    if *method != Method::POST && costs(method, path) == Cost::Nothing {
+        return next.run(request).await;
+    }
+    let (tell, told) = oneshot::channel();
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    web.tenants.supervisor().run_once("page", async move {
+        let _ = tell.send(work.await);
+    });
+    match told.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(_) => Failure::Ours("a page was stopped".into()).into_response(),
+    }
+}
+
 /// Gives every answer its headers, and failures their page.
 async fn finish(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    if let Some(ToShow(to_show)) = response.extensions_mut().remove::<ToShow>() {
+    let late = response.status() == StatusCode::GATEWAY_TIMEOUT;
+    let to_show = match response.extensions_mut().remove::<ToShow>() {
+        Some(ToShow(to_show)) => Some(to_show),
+        None => late.then_some(Err(Kind::Down)),
+    };
+    if let Some(to_show) = to_show {
         let outcome = to_show.unwrap_or_else(|kind| Outcome::plain(kind, "", web.clock.now()));
         let status = match outcome.kind.row(web.texts).status {
+            StatusCode::OK if late => StatusCode::GATEWAY_TIMEOUT,
             StatusCode::OK => StatusCode::BAD_REQUEST,
             status => status,
         };

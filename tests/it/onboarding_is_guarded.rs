@@ -906,3 +906,34 @@ async fn the_operator_s_link_mends_a_connection_of_the_command_line() {
     cloud(&["tenant", "remove", "adventure", "--yes"]);
     assert_eq!(Visitor::new(&stage).get(link).await.outcome(), "used");
 }
+
+#[tokio::test]
+async fn what_was_begun_runs_to_its_end_though_nobody_waits_for_it() {
+    let (stage, tenant) = stage().await;
+    let visitor = Visitor::new(&stage);
+    visitor.begin("contoso.example", "service-account").await;
+    let away = visitor.authorize().await;
+    let back = visitor
+        .at_microsoft(&away, &upns(&tenant)[0], "accept")
+        .await;
+    let slow = Fault::Slow { delay_ms: 300 };
+    stage.microsoft.set_fault(slow, Scope::All, None);
+    // The browser is closed while Microsoft is asked.
+    let gone = tokio::time::timeout(std::time::Duration::from_millis(150), visitor.get(&back));
+    assert!(gone.await.is_err());
+    let database = stage.folder().join("cloud.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    for left in (0..100).rev() {
+        let step: String = sqlx::query_scalar("SELECT step FROM onboardings")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        if step == "authorized" {
+            break;
+        }
+        assert!(left > 0, "it is {step}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    pool.close().await;
+}

@@ -41,6 +41,9 @@ const TOKEN_LENGTH: usize = 43;
 /// Most bytes of a form.
 const MAX_FORM: usize = 64 << 10;
 
+/// Longest time for a form to arrive. `security-and-faults.md` §2.
+const READ_FORM: Duration = Duration::from_secs(10);
+
 /// The names of our cookies: with the prefix that browsers guard, wherever there is TLS.
 #[derive(Debug, Clone, Copy)]
 pub struct CookieNames {
@@ -247,8 +250,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Web>> for Posted<T> {
         }
         let mut visit = Visit::read(web, request.headers()).await?;
         visit.note_use(web, web.clock.now()).await?;
-        let body = axum::body::to_bytes(request.into_body(), MAX_FORM)
+        let body = axum::body::to_bytes(request.into_body(), MAX_FORM);
+        let body = tokio::time::timeout(READ_FORM, body)
             .await
+            .map_err(|_| forbidden())?
             .map_err(|_| forbidden())?;
         let guarded: Guarded = serde_urlencoded::from_bytes(&body).map_err(|_| forbidden())?;
         if visit.is_new || !same(&guarded.csrf, &visit.csrf()) {
