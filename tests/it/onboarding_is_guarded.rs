@@ -678,6 +678,14 @@ async fn nobody_sees_or_takes_over_somebody_else_s_tenant() {
             .contains("Connection of Contoso Ltd"),
         "a link is not enough to disconnect"
     );
+    // There is an end to codes that nobody uses.
+    let mut codes = 1;
+    while guest.post("/status/suites", &[]).await.status == 200 {
+        codes += 1;
+        assert!(codes <= 100);
+    }
+    assert_eq!(codes, 99, "and one from the beginning");
+    guest.open("/status").await;
     // A new link ends the old one and who came by it; a changed letter opens nothing.
     let second = Visitor::new(&stage);
     assert!(

@@ -263,6 +263,24 @@ impl Store {
             .map_err(|e| StoreError::Database("count the onboardings", e))
     }
 
+    /// Forgets the oldest onboardings for which nobody has signed in, begun by then: up to so many. Returns how many.
+    pub async fn forget_oldest_onboardings(
+        &self,
+        begun_by: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        sqlx::query(
+            "DELETE FROM onboardings WHERE onboarding_id IN (SELECT onboarding_id FROM onboardings
+                WHERE step = 'open' AND created_at <= $1 ORDER BY created_at LIMIT $2)",
+        )
+        .bind(begun_by.as_millis())
+        .bind(i64::from(limit))
+        .execute(&self.writer)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(|e| StoreError::Database("forget the oldest onboardings", e))
+    }
+
     /// An onboarding that has not expired.
     pub async fn onboarding(
         &self,

@@ -527,3 +527,35 @@ async fn a_session_that_has_ended_does_not_come_back() {
             .is_none()
     );
 }
+
+#[tokio::test]
+async fn in_a_flood_the_oldest_wishes_give_way_that_nobody_has_taken_further() {
+    let (_dir, store) = store().await;
+    let id = uuid::Uuid::from_u128;
+    let wish = |n: u128| NewOnboarding {
+        id: id(n),
+        tenant: TenantId(id(1)),
+        domain: "contoso.example".into(),
+        reconnects: false,
+        wrapped_key: Vec::new(),
+        details: Vec::new(),
+        connection: Some(ConnectionKind::Organisation),
+        link_hash: None,
+        expires_at: NOW.plus(Duration::from_hours(1)),
+    };
+    for n in 1..=5_u8 {
+        let begun = NOW.plus(Duration::from_mins(n.into()));
+        store.put_onboarding(&wish(n.into()), begun).await.unwrap();
+    }
+    let (kind, account) = (ConnectionKind::Organisation, UserId(id(8)));
+    let noted = store.note_sign_in(id(1), kind, account, b"", None, NOW);
+    assert!(noted.await.unwrap());
+    let begun_by = NOW.plus(Duration::from_mins(4));
+    let forget = |limit| store.forget_oldest_onboardings(begun_by, limit);
+    assert_eq!(forget(2).await.unwrap(), 2);
+    assert_eq!(forget(9).await.unwrap(), 1);
+    for (n, there) in [(1, true), (2, false), (3, false), (4, false), (5, true)] {
+        let found = store.onboarding(id(n), NOW).await.unwrap();
+        assert_eq!(found.is_some(), there, "{n}");
+    }
+}

@@ -327,6 +327,7 @@ pub async fn again(
     Posted { mut visit, .. }: Posted<Nothing>,
 ) -> Answer {
     let ctx = web.must_see_tenant(&visit).await?;
+    web.make_room().await?;
     let id = web.onboardings.begin_again(&ctx.tenant).await?;
     let session = WebSessionRow {
         onboarding: Some(id),
