@@ -311,6 +311,43 @@ async fn what_a_forgotten_renewal_brings_does_not_disturb_the_one_after_it() {
 }
 
 #[tokio::test]
+async fn where_use_revokes_a_token_a_renewal_that_was_forgotten_loses_nothing() {
+    let go = Arc::new(tokio::sync::Notify::new());
+    let told = go.clone();
+    let asked = Arc::new(AtomicU64::new(0));
+    let scene = scene(move |sent: String| {
+        let (told, nth) = (told.clone(), asked.fetch_add(1, Ordering::Relaxed));
+        async move {
+            match (sent.as_str(), nth) {
+                ("rt1", 0) => {
+                    told.notified().await;
+                    given("rt2")
+                }
+                ("rt1", _) => refused(50173),
+                _ => given("rt3"),
+            }
+        }
+    })
+    .await;
+    let first = scene.access();
+    let second = async {
+        while scene.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // As when the operator suspends a tenant and lets it be served again.
+        scene.tokens.forget(TENANT);
+        let second = scene.access().await;
+        go.notify_one();
+        second
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_ok() && second.is_err());
+    scene.later();
+    scene.access().await.unwrap();
+    assert_eq!(scene.asked(), ["rt1", "rt1", "rt2"]);
+}
+
+#[tokio::test]
 async fn the_token_before_is_tried_once_and_only_when_the_token_itself_is_refused() {
     for (code, times) in [(50173, 1), (50057, 0), (50076, 0)] {
         let accepted = std::sync::atomic::AtomicBool::new(false);
