@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles};
+use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles, WebConfig};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport};
@@ -256,19 +256,17 @@ impl Cloud {
         let store = Store::open_beside(&config.database, &clock).await?;
         let supervisor = Supervisor::new();
         let graph = Graph::new(outside, config.graph_url.clone());
-        let onboardings = |redirect_uri, propagation| Onboardings {
+        let onboardings = |web: &WebConfig| Onboardings {
             store: store.clone(),
             entra: entra.clone(),
             graph: graph.clone(),
             key: Arc::clone(&keys),
             clock: clock.clone(),
-            redirect_uri,
-            propagation,
+            redirect_uri: web.redirect_uri(),
+            propagation: web.consent_propagation,
+            roles_required: web.require_directory_roles,
         };
-        let onboardings = config
-            .web
-            .as_ref()
-            .map(|web| onboardings(web.redirect_uri(), web.consent_propagation));
+        let onboardings = config.web.as_ref().map(onboardings);
         let tokens = Tokens::new(
             store.clone(),
             Arc::clone(&keys),

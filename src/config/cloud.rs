@@ -67,6 +67,8 @@ pub struct WebConfig {
     pub sign_ins_per_minute: u32,
     /// How long a fresh consent may take to reach all of Microsoft.
     pub consent_propagation: Duration,
+    /// Whether an organisation is connected only by who is told to be an administrator of it.
+    pub require_directory_roles: bool,
 }
 
 /// The operators' listener: pages, admin API and probes.
@@ -231,6 +233,7 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         Duration::from_mins(5),
         Duration::ZERO..=Duration::from_hours(1),
     );
+    let require_directory_roles = s.bool_or("require_directory_roles", true);
     let tls = tls_files(loader, "web", certificate, private_key);
     let listen = listen?;
     needs_tls(loader, "web.listen", listen, tls.as_ref(), behind_proxy);
@@ -244,6 +247,7 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         support,
         sign_ins_per_minute: u32::try_from(sign_ins).unwrap_or(20),
         consent_propagation,
+        require_directory_roles,
     })
 }
 
