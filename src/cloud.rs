@@ -254,7 +254,7 @@ impl Cloud {
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
         let keys = Arc::new(KeyRing::read(&config.key_file).map_err(BuildError::Key)?);
         let tls = tls(config.grpc_tls.as_ref())?;
-        let store = Store::open(&config.database).await?;
+        let store = Store::open_beside(&config.database, &clock).await?;
         let supervisor = Supervisor::new();
         let graph = Graph::new(outside, config.graph_url.clone());
         let onboardings = |redirect_uri, propagation| Onboardings {

@@ -32,7 +32,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Row as _, SqlStr};
+use sqlx::{Row as _, SqlStr, SqliteTransaction};
+
+use crate::clock::Clock;
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,12 @@ pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
 }
+
+/// Who waits longer for a connection to the file is given up.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Longer than anything takes.
+const FOR_EVER: Duration = Duration::from_hours(24 * 3650);
 
 /// The schema, step by step. A step that has shipped is frozen.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
@@ -93,6 +101,17 @@ fn migrator(steps: usize) -> Migrator {
 impl Store {
     /// Opens the file, or makes it (readable by its owner only), checks it, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, WAIT).await
+    }
+
+    /// As [`Store::open`], where `clock` tells the time: nobody is given up while it may be moved, because a minute of it can pass
+    /// while the disk is writing.
+    pub async fn open_beside(path: &Path, clock: &Clock) -> Result<Self, StoreError> {
+        let wait = if clock.can_be_moved() { FOR_EVER } else { WAIT };
+        Self::open_with(path, wait).await
+    }
+
+    async fn open_with(path: &Path, wait: Duration) -> Result<Self, StoreError> {
         let name = path.display().to_string();
         let failed = |e| StoreError::Database("open the file", e);
         make_private(path).map_err(|e| failed(sqlx::Error::Io(e)))?;
@@ -112,7 +131,7 @@ impl Store {
         };
         let writer = pool()
             .max_connections(1)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(wait)
             .connect_with(options.clone())
             .await
             .map_err(failed)?;
@@ -130,7 +149,7 @@ impl Store {
             .map_err(|e| StoreError::Migration(name, e))?;
         let readers = pool()
             .max_connections(4)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(wait)
             .connect_with(options.read_only(true))
             .await
             .map_err(failed)?;
@@ -144,6 +163,20 @@ impl Store {
             .await
             .and_then(|row| row.try_get(0))
             .map_err(|e| StoreError::Database("read the revision", e))
+    }
+
+    /// Begins to write; nobody else does until it is over.
+    async fn begin(&self) -> Result<SqliteTransaction<'static>, sqlx::Error> {
+        const BEGIN: &str = "BEGIN IMMEDIATE";
+        match self.writer.begin_with(BEGIN).await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                // SQLite has ended a transaction by itself, because the disk was full for example, and sqlx 0.9.0 counts it as open
+                // for ever: that connection is of no use any more.
+                self.writer.acquire().await?.close().await?;
+                self.writer.begin_with(BEGIN).await
+            }
+            begun => begun,
+        }
     }
 
     /// Writes back what is pending and closes the file.
