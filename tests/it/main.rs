@@ -36,3 +36,4 @@ mod simulator_support;
 mod stories;
 mod streams_keep_their_rules;
 mod support;
+mod units_are_hardened;
