@@ -4,6 +4,7 @@
 //! it on its way back.
 
 pub mod admin;
+pub mod backup;
 pub mod directory;
 pub mod health;
 pub mod hub;

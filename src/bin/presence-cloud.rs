@@ -15,7 +15,7 @@ use presence_bridge::cloud::admin::{
 use presence_bridge::cloud::store::{
     Action, Actor, ConnectionKind, Deed, Store, TenantRow, TenantStatus,
 };
-use presence_bridge::cloud::{self, Cloud, Parts, keys};
+use presence_bridge::cloud::{self, Cloud, Parts, backup, keys};
 use presence_bridge::config::cloud::{CloudConfig, TlsFiles};
 use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
 use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
@@ -62,6 +62,17 @@ enum Command {
     /// Suites: the phone systems that receive presence.
     #[command(subcommand)]
     Suite(Suite),
+    /// Writes a backup of the database; the server may go on serving. The key file is not in it.
+    Backup {
+        /// The file to write, or a folder, where the file is named by the time. Nothing is overwritten.
+        #[arg(value_name = "FILE|DIR")]
+        target: PathBuf,
+    },
+    /// Makes a backup the database of this machine, which must not have one. Needs the key file that belongs to the backup.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -205,7 +216,26 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Keys(command) => keys(&config, &command).await,
         Command::Tenant(command) => tenant(config, command).await,
         Command::Suite(command) => suite(config, command).await,
+        Command::Backup { target } => {
+            let (clock, by) = (Clock::system(), Actor::of_this_account());
+            let (database, key_file) = (&config.database, &config.key_file);
+            say(&backup::backup(database, key_file, &clock, &by, &target)
+                .await?
+                .to_string());
+            Ok(())
+        }
+        Command::Restore { file } => restore(&config, &file).await,
     }
+}
+
+async fn restore(config: &CloudConfig, file: &Path) -> anyhow::Result<()> {
+    let mut listeners = vec![config.grpc_listen, config.operators.listen];
+    listeners.extend(config.web.as_ref().map(|web| web.listen));
+    let (clock, by) = (Clock::system(), Actor::of_this_account());
+    let (database, key_file) = (&config.database, &config.key_file);
+    let restored = backup::restore(file, database, key_file, &listeners, &clock, &by).await?;
+    say(&restored.to_string());
+    Ok(())
 }
 
 async fn keys(config: &CloudConfig, command: &Keys) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 //! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
+mod archive;
 mod audit;
 mod custody;
 mod onboarding;
@@ -10,6 +11,9 @@ mod operations;
 mod suites;
 mod tenants;
 
+pub use archive::{
+    Archive, ArchiveError, ArchivedToken, Content, Revived, copy_database, current_schema,
+};
 pub use audit::{Action, Actor, AuditEntry, Deed};
 pub use custody::{Destroyed, Holder, Intent, Rewrapped, SealedRefreshToken, WrappedKey};
 pub use onboarding::{
@@ -182,13 +186,17 @@ impl Store {
     }
 }
 
-/// Creates the file owner-only before SQLite does it with the process's umask.
+/// Creates the file owner-only before SQLite does it with the process's umask. One that is there is not opened: closing it would take
+/// away the locks that this process may hold on it through SQLite.
 fn make_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    match options.open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
 }
 
 const BUMP_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE id = 1";
