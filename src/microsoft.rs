@@ -19,4 +19,5 @@ pub use entra::{
 };
 pub use error::{MicrosoftError, Recovery};
 pub use graph::{Graph, Lookup};
+pub use headers::retry_after;
 pub use transport::{HttpTransport, Limits, ReqwestTransport, RouterTransport, TransportError};

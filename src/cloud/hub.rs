@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailbox::{Delivery, End, Freshness, Mailbox};
+use mailbox::{Delivery, End, Freshness, Mailbox, Tally};
 
 use super::directory::{Directory, LookupPace, Moved, StreamId};
 use super::state::{Applied, TenantState};
@@ -133,6 +133,8 @@ pub struct TenantHub {
     suites: HashMap<SuiteId, HashMap<Upn, usize>>,
     next_stream: u64,
     status: (Health, Option<Duration>),
+    /// Of all mailboxes, since it was last taken.
+    tally: Tally,
 }
 
 impl TenantHub {
@@ -145,6 +147,7 @@ impl TenantHub {
             suites: HashMap::new(),
             next_stream: 1,
             status: (health, None),
+            tally: Tally::default(),
         }
     }
 
@@ -206,7 +209,7 @@ impl TenantHub {
             stream.opening = false;
             stream.settle_snapshot();
         }
-        mailbox.advance(latest);
+        self.tally += mailbox.advance(latest);
         self.tell_freshness(Some(id));
         Opened {
             id,
@@ -288,7 +291,9 @@ impl TenantHub {
         for upn in watched {
             self.unwatch(id, &upn, now);
         }
-        self.streams.remove(&id);
+        if let Some(stream) = self.streams.remove(&id) {
+            self.tally += stream.mailbox.take_tally();
+        }
         self.fill_up(suite, known, now);
         self.state.forget(now, LINGER);
     }
@@ -505,11 +510,16 @@ impl TenantHub {
     }
 
     /// Every stream has in its mailbox what concerns it.
-    fn advance(&self) {
+    fn advance(&mut self) {
         let latest = self.state.position();
         for stream in self.streams.values() {
-            stream.mailbox.advance(latest);
+            self.tally += stream.mailbox.advance(latest);
         }
+    }
+
+    /// What became of values that waited in mailboxes, since it was last asked. Known after the next reading or the end of a stream.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Watched accounts that can be read now; with `unread_only`, those never read yet.
@@ -690,6 +700,14 @@ impl TenantHub {
     /// How many streams are open.
     pub fn streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// How many lasting streams are open, and of how many suites.
+    pub fn connected(&self) -> (usize, usize) {
+        let lasting = self.streams.values();
+        let lasting = lasting.filter(|stream| stream.purpose == Purpose::Lasting);
+        let suites: HashSet<SuiteId> = lasting.clone().map(|stream| stream.suite).collect();
+        (lasting.count(), suites.len())
     }
 
     /// How many people are watched, by coverage.

@@ -31,6 +31,20 @@ pub enum Operation {
     SigningKeys,
 }
 
+impl Operation {
+    /// Each of them, in the order in which they are written above.
+    pub const ALL: [Self; 8] = [
+        Self::Presences,
+        Self::Lookup,
+        Self::Discover,
+        Self::AppToken,
+        Self::Refresh,
+        Self::Authorize,
+        Self::Redeem,
+        Self::SigningKeys,
+    ];
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::enter;
-use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, timed, uuid};
 use crate::model::{TenantId, Timestamp};
 use crate::park;
 
@@ -193,10 +193,26 @@ impl Store {
         .map_err(|e| StoreError::Database("read a refresh token", e))
     }
 
+    /// When each refresh token that is there was stored.
+    pub async fn refresh_tokens_stored_at(&self) -> Result<Vec<(TenantId, Timestamp)>, StoreError> {
+        let failed = |e| StoreError::Database("read the age of refresh tokens", e);
+        let rows = sqlx::query("SELECT tenant_id, updated_at FROM refresh_tokens")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(failed)?;
+        rows.iter()
+            .map(|row| {
+                let at: i64 = row.try_get("updated_at").map_err(failed)?;
+                let tenant = TenantId(uuid(row, "tenant_id")?);
+                Ok((tenant, Timestamp::from_millis(at)))
+            })
+            .collect()
+    }
+
     /// Notes a try. A note that is still there is counted as an interrupted try. Returns how many of those there are in a row by
     /// now; `None` when the token is another one already.
     pub async fn begin_refresh(&self, intent: Intent) -> Result<Option<u32>, StoreError> {
-        let interrupted: Option<i64> = sqlx::query(
+        let noted = sqlx::query(
             "UPDATE refresh_tokens SET interrupted = interrupted + (intent_id IS NOT NULL), intent_id = $3, intent_at = $4
              WHERE tenant_id = $1 AND generation = $2 RETURNING interrupted",
         )
@@ -204,7 +220,8 @@ impl Store {
         .bind(intent.generation)
         .bind(intent.id.as_slice())
         .bind(intent.at.as_millis())
-        .fetch_optional(&self.writer)
+        .fetch_optional(&self.writer);
+        let interrupted: Option<i64> = timed(&self.timings.write, noted)
         .await
         .and_then(|row| row.map(|row| row.try_get(0)).transpose())
         .map_err(|e| StoreError::Database("note that a token is being renewed", e))?;

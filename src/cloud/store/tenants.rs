@@ -221,12 +221,13 @@ impl Store {
 
     /// Begins a new run of sequences: never equal to an earlier one, whatever the clock does.
     pub async fn next_epoch(&self, id: TenantId, now: Timestamp) -> Result<Epoch, StoreError> {
-        let epoch: i64 = sqlx::query(
+        let begun = sqlx::query(
             "UPDATE tenants SET epoch = max(epoch + 1, $2) WHERE tenant_id = $1 RETURNING epoch",
         )
         .bind(id.to_string())
         .bind(now.as_millis())
-        .fetch_one(&self.writer)
+        .fetch_one(&self.writer);
+        let epoch: i64 = timed(&self.timings.write, begun)
         .await
         .and_then(|row| row.try_get(0))
         .map_err(|e| StoreError::Database("begin an epoch", e))?;
