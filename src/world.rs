@@ -141,6 +141,7 @@ pub struct World {
     /// The ports of the cloud, the same after a restart.
     grpc: SocketAddr,
     web: SocketAddr,
+    operators: SocketAddr,
     _microsoft_stop: DropGuard,
     _microsoft_work: AbortOnDropHandle<()>,
 }
@@ -183,6 +184,7 @@ impl World {
             cloud: None,
             grpc: SocketAddr::from(([127, 0, 0, 1], 0)),
             web: SocketAddr::from(([127, 0, 0, 1], 0)),
+            operators: SocketAddr::from(([127, 0, 0, 1], 0)),
             _microsoft_stop: stop.drop_guard(),
             _microsoft_work: AbortOnDropHandle::new(work),
         };
@@ -190,6 +192,7 @@ impl World {
         for attempt in 1.. {
             world.grpc = free_port().await.map_err(io("no free port"))?;
             world.web = free_port().await.map_err(io("no free port"))?;
+            world.operators = free_port().await.map_err(io("no free port"))?;
             world.microsoft.register_app(AppRegistration {
                 client_id,
                 secrets: vec![secret.clone()],
@@ -228,6 +231,11 @@ impl World {
     /// Where browsers connect: the first page of the onboarding.
     pub fn web_url(&self) -> Url {
         Url::parse(&format!("http://{}", self.web)).expect("an address makes a URL")
+    }
+
+    /// Where operators' browsers, the command line and probes connect.
+    pub fn operators_url(&self) -> Url {
+        Url::parse(&format!("http://{}", self.operators)).expect("an address makes a URL")
     }
 
     /// Client id of the cloud's application.
@@ -454,7 +462,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), WorldError> {
 impl World {
     fn cloud_toml(&self, settings: &WorldSettings) -> String {
         let (microsoft, client_id) = (&self.microsoft_url, self.client_id);
-        let (grpc, web) = (self.grpc, self.web);
+        let (grpc, web, operators) = (self.grpc, self.web, self.operators);
         let interval = settings.interval.as_millis();
         let mut sections = vec![
             (
@@ -470,6 +478,7 @@ impl World {
             ),
             ("grpc", format!("listen = \"{grpc}\"\n")),
             ("web", format!("listen = \"{web}\"\n")),
+            ("operators", format!("listen = \"{operators}\"\n")),
             ("poll", format!("interval = \"{interval}ms\"\n")),
             ("streams", "reconnect_spread = \"0ms\"\n".into()),
         ];

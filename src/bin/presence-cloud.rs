@@ -312,7 +312,9 @@ async fn rotate_key(store: &Store, file: &Path, progress: impl FnMut(u64)) -> an
 }
 
 async fn serve(config: CloudConfig) -> anyhow::Result<()> {
-    telemetry::init(config.log_format, &config.log_filter);
+    let traces = config.traces.clone();
+    let traces =
+        telemetry::init_with_traces(config.log_format, &config.log_filter, traces.as_ref())?;
     let cloud = Cloud::build(config, Parts::default()).await?;
     let stop = CancellationToken::new();
     let signal = stop.clone();
@@ -326,10 +328,12 @@ async fn serve(config: CloudConfig) -> anyhow::Result<()> {
         );
         std::process::exit(130);
     };
-    tokio::select! {
-        outcome = cloud.run(stop) => Ok(outcome?),
+    let outcome = tokio::select! {
+        outcome = cloud.run(stop) => outcome,
         () = interrupted => Ok(()),
-    }
+    };
+    traces.stop().await;
+    Ok(outcome?)
 }
 
 /// Prints one step of a check. Returns whether it went well.

@@ -187,12 +187,22 @@ impl HealthMachine {
         }
     }
 
+    /// Names the request that has shown the cause, unless one is named already.
+    pub fn correlate(&mut self, id: &str) {
+        if let Some(cause) = &mut self.health.cause
+            && cause.correlation_id.is_empty()
+        {
+            id.clone_into(&mut cause.correlation_id);
+        }
+    }
+
     /// The operator paused the tenant.
     pub fn suspended(&mut self, now: Timestamp) {
         let cause = Cause {
             text: "The operator of this service has paused the connection.".into(),
             remedy: "Ask the operator.".into(),
             code: String::new(),
+            correlation_id: String::new(),
         };
         self.enter(HealthState::Suspended, Some(cause), now);
     }
@@ -340,10 +350,16 @@ impl HealthMachine {
                 cause,
                 since: now,
             };
-        } else if self.health.cause != cause {
+        } else if !says_the_same(self.health.cause.as_ref(), cause.as_ref()) {
             self.health.cause = cause;
         }
     }
+}
+
+/// Whether a cause is the one told already, whatever request has shown it this time.
+fn says_the_same(before: Option<&Cause>, now: Option<&Cause>) -> bool {
+    let said = |cause: &Cause| (cause.text.clone(), cause.remedy.clone(), cause.code.clone());
+    before.map(said) == now.map(said)
 }
 
 fn cause(text: &str, remedy: &str) -> Cause {
@@ -351,6 +367,7 @@ fn cause(text: &str, remedy: &str) -> Cause {
         text: text.into(),
         remedy: remedy.into(),
         code: String::new(),
+        correlation_id: String::new(),
     }
 }
 

@@ -68,9 +68,30 @@ pub enum Purpose {
     OneAnswer,
 }
 
+/// One stream, for people.
+#[derive(Debug, Clone)]
+pub struct StreamFigures {
+    /// Whose it is.
+    pub suite: SuiteId,
+    /// Since when it is open.
+    pub since: Timestamp,
+    /// What the suite's agent says it is; already free of control characters.
+    pub agent: Arc<str>,
+    /// Whom it watches.
+    pub watched: usize,
+    /// People asked for beyond the plan.
+    pub over_plan: usize,
+    /// People about whom something waits for the suite to take it.
+    pub waiting: usize,
+    /// How long the suite has taken nothing although something waits.
+    pub stalled: Option<Duration>,
+}
+
 struct Stream {
     suite: SuiteId,
     purpose: Purpose,
+    /// Since when it is open, and what the agent says it is; from the opening on.
+    begun: Option<(Timestamp, Arc<str>)>,
     max_watched: usize,
     mailbox: Arc<Mailbox>,
     /// Watched, with the spelling asked for.
@@ -171,6 +192,7 @@ impl TenantHub {
             Stream {
                 suite,
                 purpose,
+                begun: None,
                 max_watched,
                 mailbox: Arc::clone(&mailbox),
                 watched: HashMap::new(),
@@ -180,6 +202,35 @@ impl TenantHub {
             },
         );
         Some(Reserved { id, mailbox })
+    }
+
+    /// Notes what a stream's agent says it is.
+    pub fn introduce(&mut self, id: StreamId, agent: &str, now: Timestamp) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.begun = Some((now, agent.escape_default().to_string().into()));
+        }
+    }
+
+    /// The lasting streams that have begun.
+    pub fn stream_figures(&self) -> Vec<StreamFigures> {
+        let of_stream = |stream: &Stream| {
+            let (since, agent) = stream.begun.clone()?;
+            Some(StreamFigures {
+                suite: stream.suite,
+                since,
+                agent,
+                watched: stream.watched.len(),
+                over_plan: stream.over_plan.len(),
+                waiting: stream.mailbox.len(),
+                stalled: stream.mailbox.stalled_for(),
+            })
+        };
+        let lasting = |stream: &&Stream| stream.purpose == Purpose::Lasting;
+        self.streams
+            .values()
+            .filter(lasting)
+            .filter_map(of_stream)
+            .collect()
     }
 
     /// Begins a stream that has a place. `resume` holds for `names`, of whom the suite holds values as of that position.
@@ -702,12 +753,29 @@ impl TenantHub {
         self.streams.len()
     }
 
-    /// How many lasting streams are open, and of how many suites.
-    pub fn connected(&self) -> (usize, usize) {
-        let lasting = self.streams.values();
-        let lasting = lasting.filter(|stream| stream.purpose == Purpose::Lasting);
-        let suites: HashSet<SuiteId> = lasting.clone().map(|stream| stream.suite).collect();
-        (lasting.count(), suites.len())
+    /// How many watched people are not monitored, by the reason.
+    pub fn uncovered(&self) -> BTreeMap<CoverageState, usize> {
+        let mut reasons = BTreeMap::new();
+        let states = self.directory.upns().filter_map(|upn| self.coverage(upn));
+        for state in states.filter(|state| *state != CoverageState::Monitored) {
+            *reasons.entry(state).or_default() += 1;
+        }
+        reasons
+    }
+
+    /// Watched people who are not monitored, and why; at most `most`, in the order of their names.
+    pub fn who_is_uncovered(&self, most: usize) -> Vec<(Upn, CoverageState)> {
+        let mut who: Vec<_> = self
+            .directory
+            .upns()
+            .filter_map(|upn| Some((upn, self.coverage(upn)?)))
+            .filter(|(_, state)| *state != CoverageState::Monitored)
+            .collect();
+        who.sort_unstable_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
+        who.truncate(most);
+        who.into_iter()
+            .map(|(upn, state)| (upn.clone(), state))
+            .collect()
     }
 
     /// How many people are watched, by coverage.

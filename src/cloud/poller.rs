@@ -8,7 +8,7 @@
 pub mod budget;
 pub mod sweep;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -22,18 +22,23 @@ use sweep::{Measured, Suspects, Sweep};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::directory::LookupPace;
 use super::health::{HealthMachine, Patience};
-use super::hub::{CoverageCount, Known, LookupOutcome, TenantHub};
+use super::hub::{CoverageCount, Known, LookupOutcome, StreamFigures, TenantHub};
 use super::keeper::{RECENT, Standing};
+use super::metrics::Metrics;
 use super::store::{ConnectionKind, TenantRow, TenantStatus};
-use super::tokens::{Failure, Held, Tokens};
+use super::tokens::{AccessFigures, Failure, Held, Tokens};
 use crate::backoff::{Backoff, throttle_wait};
 use crate::clock::Clock;
+use crate::microsoft::error::Operation;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
 use crate::microsoft::{Graph, MicrosoftError, Recovery};
-use crate::model::{Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
+use crate::model::{
+    CoverageState, Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId,
+};
 use crate::supervise::Supervisor;
 
 /// Presence requests of one tenant under way at the same time.
@@ -59,6 +64,9 @@ const MOST_REFUSED_NAMES: usize = 100_000;
 
 /// Most UPNs whose account is remembered while nobody watches them, over all tenants.
 const REMEMBERED_NAMES: u64 = 500_000;
+
+/// Changes of the health kept for the history until somebody takes them.
+const MOST_CHANGES_KEPT: usize = 100;
 
 /// How to read.
 #[derive(Debug, Clone)]
@@ -101,6 +109,7 @@ pub struct Shared {
     settings: PollSettings,
     application: Budget,
     names: Cache<(TenantId, Upn), (UserId, Timestamp)>,
+    metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -110,6 +119,7 @@ impl Shared {
         tokens: Arc<Tokens>,
         clock: Clock,
         settings: PollSettings,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let application = Budget::new(settings.application);
         let names = Cache::builder().max_capacity(REMEMBERED_NAMES).build();
@@ -120,7 +130,14 @@ impl Shared {
             settings,
             application,
             names,
+            metrics,
         })
+    }
+
+    /// The application's own budget: spent in the last window, and allowed in one.
+    pub fn application_budget(&self) -> (u32, u32) {
+        let application = &self.application;
+        (application.used(), application.limit().allowed())
     }
 
     /// Forgets what is held in memory about a tenant.
@@ -179,6 +196,14 @@ struct Core {
     measured: Measured,
     /// Time between two readings as it really is; `None` while nothing is read.
     cadence: Option<Duration>,
+    /// When Microsoft last answered with presence.
+    last_read: Option<Timestamp>,
+    /// When somebody was last watched anew while nobody was.
+    watched_since: Timestamp,
+    /// Since when Microsoft asks us to slow down, without an answer in between.
+    throttled_since: Option<Timestamp>,
+    /// How the health went since somebody last asked.
+    history: VecDeque<(Timestamp, Health)>,
 }
 
 /// Figures of one tenant, for people.
@@ -188,10 +213,26 @@ pub struct TenantFigures {
     pub health: Health,
     /// Time between two readings as it really is.
     pub cadence: Option<Duration>,
+    /// Time between two readings as it is wanted.
+    pub wanted: Duration,
     /// Watched people.
     pub coverage: CoverageCount,
+    /// Of the watched people those who are not monitored, by the reason.
+    pub uncovered: BTreeMap<CoverageState, usize>,
     /// Open streams.
     pub streams: usize,
+    /// The lasting ones of them.
+    pub of_streams: Vec<StreamFigures>,
+    /// When Microsoft last answered with presence, in this process.
+    pub last_read: Option<Timestamp>,
+    /// How long ago that was, or how long it has been waited for; `None` while nothing is to be read.
+    pub read_age: Option<Duration>,
+    /// Since when Microsoft asks us to slow down, without an answer in between.
+    pub throttled_since: Option<Timestamp>,
+    /// No call before this much time has passed.
+    pub resting: Option<Duration>,
+    /// The access token in memory.
+    pub access: AccessFigures,
     /// Complete sweeps so far.
     pub sweeps: u64,
     /// Values that changed so far.
@@ -251,6 +292,15 @@ impl Trouble {
         }
     }
 
+    /// Under which Microsoft finds the request.
+    fn correlation_id(&self) -> Option<&str> {
+        match self {
+            Self::Microsoft(e) => e.correlation_id(),
+            Self::Token(failure) => failure.error.correlation_id(),
+            Self::TokenRefused(_) | Self::AllRefused => None,
+        }
+    }
+
     /// Whether the next batch may fare better.
     fn is_of_one_batch(&self) -> bool {
         matches!(self, Self::Microsoft(e) if matches!(e.recovery(), Recovery::Retry { after: None }))
@@ -291,6 +341,10 @@ impl Tenant {
                 suspects: Suspects::default(),
                 measured: Measured::default(),
                 cadence: None,
+                last_read: None,
+                watched_since: now,
+                throttled_since: None,
+                history: VecDeque::new(),
             }),
             row: RwLock::new(row),
             gone: CancellationToken::new(),
@@ -378,7 +432,16 @@ impl Tenant {
         let now = self.shared.clock.now();
         let names = &self.shared.names;
         let known = |upn: &Upn| names.get(&(self.id, upn.clone()));
-        let outcome = act(&mut self.core().hub, &known, now);
+        let (outcome, tally) = {
+            let mut core = self.core();
+            let was_watched = core.hub.is_watched();
+            let outcome = act(&mut core.hub, &known, now);
+            if !was_watched {
+                core.watched_since = now;
+            }
+            (outcome, core.hub.take_tally())
+        };
+        self.shared.metrics.mailboxes(tally);
         self.wake_sweep.notify_one();
         self.wake_lookup.notify_one();
         outcome
@@ -437,21 +500,49 @@ impl Tenant {
         }
     }
 
+    /// Health of the connection.
+    pub fn health(&self) -> Health {
+        self.core().health.health().clone()
+    }
+
     /// Figures for people.
     pub fn figures(&self) -> TenantFigures {
+        let access = self.shared.tokens.figures(self.id);
+        let active = self.row().status == TenantStatus::Active;
+        let wall = self.shared.clock.now();
         let core = self.core();
+        let waited_since = core.last_read.max(Some(core.watched_since));
+        let to_be_read = active && core.hub.is_watched();
+        let now = Instant::now();
         let limit = self.presence.limit();
         TenantFigures {
             health: core.health.health().clone(),
             cadence: core.cadence,
+            wanted: self.shared.settings.interval,
             coverage: core.hub.count(),
+            uncovered: core.hub.uncovered(),
             streams: core.hub.streams(),
+            of_streams: core.hub.stream_figures(),
+            last_read: core.last_read,
+            read_age: waited_since
+                .filter(|_| to_be_read)
+                .map(|since| since.until(wall)),
+            throttled_since: core.throttled_since,
+            resting: core
+                .resting_until
+                .and_then(|until| until.checked_duration_since(now)),
+            access,
             sweeps: self.sweeps.load(Ordering::Relaxed),
             changes: self.changes.load(Ordering::Relaxed),
             requests_used: self.presence.used(),
             requests_allowed: limit.allowed(),
             window: limit.window,
         }
+    }
+
+    /// How the health went since this was last asked for, oldest first.
+    pub fn take_history(&self) -> Vec<(Timestamp, Health)> {
+        self.core().history.drain(..).collect()
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -469,7 +560,7 @@ impl Tenant {
             core.health.suspended(now);
             core.cadence = None;
         }
-        core.tell_status();
+        core.tell_status(now);
         active
     }
 
@@ -535,13 +626,19 @@ impl Tenant {
             requests,
             self.presence.rate(),
         );
-        if self.read(people).await {
+        let span = tracing::info_span!("sweep", tenant.id = %self.id, people = people.len());
+        let nobody = people.is_empty();
+        let answered = self.read(people).instrument(span).await;
+        if !nobody {
+            self.shared.metrics.sweep(answered, begun.elapsed());
+        }
+        if answered {
             self.sweeps.fetch_add(1, Ordering::Relaxed);
             let now = self.shared.clock.now();
             let mut core = self.core();
             let took = begun.elapsed().max(gap.unwrap_or_default());
             core.cadence = Some(core.measured.cadence(every, took));
-            core.tell_status();
+            core.tell_status(now);
             core.hub.finish_sweep(started_at, now);
         }
         every
@@ -573,10 +670,14 @@ impl Tenant {
                     sweep.answered();
                     let answer = self.allowed(answer);
                     let now = self.shared.clock.now();
-                    let changes = self
-                        .core()
-                        .hub
-                        .apply_readings(&batch, answer, asked_at, now);
+                    let (changes, tally) = {
+                        let mut core = self.core();
+                        core.last_read = Some(asked_at);
+                        let changes = core.hub.apply_readings(&batch, answer, asked_at, now);
+                        (changes, core.hub.take_tally())
+                    };
+                    self.shared.metrics.read(batch.len(), changes);
+                    self.shared.metrics.mailboxes(tally);
                     self.changes.fetch_add(changes as u64, Ordering::Relaxed);
                 }
                 Err(failed) if matches!(failed.recovery(), Recovery::Split) => {
@@ -709,6 +810,7 @@ impl Tenant {
             None => core.health.succeeded(now),
         }
         core.resting_until = None;
+        core.throttled_since = None;
         let state = core.health.health().state;
         if before != state {
             if state == HealthState::Connected {
@@ -720,7 +822,7 @@ impl Tenant {
                 );
             }
         }
-        core.tell_status();
+        core.tell_status(now);
     }
 
     /// A call brought nothing: what that means for the health, and who rests for how long.
@@ -759,6 +861,12 @@ impl Tenant {
                 core.health.failed(&trouble.recovery(), now)
             }
         };
+        if let Some(id) = trouble.correlation_id() {
+            core.health.correlate(id);
+        }
+        if matches!(trouble.recovery(), Recovery::Throttled { .. }) {
+            core.throttled_since.get_or_insert(now);
+        }
         match (calls, trouble) {
             // The others are read at their pace, and the failed ones with them.
             (Calls::SomePresence, _) => {}
@@ -773,7 +881,7 @@ impl Tenant {
             core.cadence = None;
         }
         let health = core.health.health().clone();
-        core.tell_status();
+        core.tell_status(now);
         drop(core);
         if calls == Calls::Presence
             && matches!(trouble, Trouble::Microsoft(_))
@@ -925,6 +1033,7 @@ impl Tenant {
             Recovery::Throttled { after } => {
                 let wait = after.unwrap_or(Duration::from_mins(1));
                 self.users.close_for(wait);
+                self.shared.metrics.throttled(Operation::Lookup, *after);
                 wait
             }
             _ => Duration::from_secs(30),
@@ -992,8 +1101,14 @@ impl Core {
         }
     }
 
-    fn tell_status(&mut self) {
-        self.hub
-            .set_status(self.health.health().clone(), self.cadence);
+    fn tell_status(&mut self, now: Timestamp) {
+        let health = self.health.health();
+        if *health != self.hub.status().0 {
+            if self.history.len() >= MOST_CHANGES_KEPT {
+                self.history.pop_front();
+            }
+            self.history.push_back((now, health.clone()));
+        }
+        self.hub.set_status(health.clone(), self.cadence);
     }
 }

@@ -6,6 +6,7 @@
 mod audit;
 mod custody;
 mod onboarding;
+mod operations;
 mod suites;
 mod tenants;
 
@@ -15,6 +16,7 @@ pub use onboarding::{
     ConnectionRow, NewOnboarding, OnboardingRow, OnboardingStep, SignInPurpose, SignInRow,
     WebSessionRow,
 };
+pub use operations::{HistoryEntry, RefreshFacts, Seen};
 pub use suites::{EnrolError, SuiteKey, SuiteRow};
 pub use tenants::{ConnectionKind, NewTenant, TenantRow, TenantStatus};
 

@@ -14,7 +14,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
+use super::metrics::Metrics;
 use super::store::{ConnectionKind, Intent, SealedRefreshToken, Store, StoreError};
 use crate::clock::Clock;
 use crate::microsoft::{AccessToken, Entra, MicrosoftError, Recovery};
@@ -113,6 +115,14 @@ impl TokenError {
         wait.min(MOST_KEPT_AHEAD).max(self.kept())
     }
 
+    /// Under which Microsoft finds the request.
+    pub fn correlation_id(&self) -> Option<&str> {
+        match self {
+            Self::Microsoft(e) | Self::LostInRenewal(e) => e.correlation_id(),
+            _ => None,
+        }
+    }
+
     /// What Microsoft says of a failure that passes, if it says more than that it failed.
     pub fn passing_cause(&self) -> Option<Cause> {
         match self {
@@ -135,6 +145,7 @@ impl TokenError {
                         .into(),
                     remedy: "A new sign-in is needed: connect the organisation again.".into(),
                     code: cause.code,
+                    correlation_id: String::new(),
                 }),
                 other => other,
             },
@@ -144,6 +155,7 @@ impl TokenError {
                     text: "There is a problem on our side; our team has been alerted.".into(),
                     remedy: "You need not do anything.".into(),
                     code: String::new(),
+                    correlation_id: String::new(),
                 },
                 for_all: false,
             },
@@ -151,6 +163,7 @@ impl TokenError {
                 text: "There is no authorization for this organisation.".into(),
                 remedy: "Connect the organisation again.".into(),
                 code: String::new(),
+                correlation_id: String::new(),
             }),
         }
     }
@@ -167,6 +180,17 @@ pub struct Held {
     pub attempt: u64,
     received_at: Timestamp,
     renew_at: Timestamp,
+}
+
+/// What may be told about a tenant's access token.
+#[derive(Debug, Clone, Default)]
+pub struct AccessFigures {
+    /// When the token held was given; `None`: none is held.
+    pub received_at: Option<Timestamp>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// Renewals that have failed in a row.
+    pub failures: u32,
 }
 
 #[derive(Default)]
@@ -201,6 +225,7 @@ impl Pace {
 
 /// The access tokens of all tenants.
 pub struct Tokens {
+    metrics: Arc<Metrics>,
     store: Store,
     keys: Arc<KeyRing>,
     entra: Entra,
@@ -221,8 +246,10 @@ impl Tokens {
         clock: Clock,
         supervisor: Supervisor,
         seed: u64,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            metrics,
             store,
             keys,
             entra,
@@ -339,6 +366,19 @@ impl Tokens {
         self.slots().retain(|tenant, _| is_served(*tenant));
     }
 
+    /// What may be told about a tenant's access token.
+    pub fn figures(&self, tenant: TenantId) -> AccessFigures {
+        let slots = self.slots();
+        let Some(slot) = slots.get(&tenant) else {
+            return AccessFigures::default();
+        };
+        AccessFigures {
+            received_at: slot.held.as_ref().map(|held| held.received_at),
+            expires_at: slot.held.as_ref().map(|held| held.token.expires_at),
+            failures: slot.failures,
+        }
+    }
+
     /// Whether anything is held about a tenant.
     pub fn knows(&self, tenant: TenantId) -> bool {
         self.slots().contains_key(&tenant)
@@ -361,7 +401,9 @@ impl Tokens {
         let this = Arc::clone(self);
         self.supervisor.run_once("token renewal", async move {
             tokio::time::sleep_until(turn).await;
-            let outcome = this.renew(tenant, kind).await;
+            let span = tracing::info_span!("token_renewal", tenant.id = %tenant, connection = kind.as_str());
+            let outcome = this.renew(tenant, kind).instrument(span).await;
+            this.metrics.renewal(kind, outcome.as_ref().err());
             let now = this.clock.now();
             let outcome = match outcome {
                 Ok(token) => Ok(Arc::new(Held {

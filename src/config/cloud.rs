@@ -15,7 +15,7 @@ use crate::cloud::poller::budget::Limit;
 use crate::cloud::rpc::StreamSettings;
 use crate::microsoft::graph::MAX_IDS;
 use crate::model::Timestamp;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, TraceSettings};
 
 /// Variables that override the file begin with this.
 pub const ENV_PREFIX: &str = "PRESENCE_CLOUD";
@@ -69,6 +69,44 @@ pub struct WebConfig {
     pub consent_propagation: Duration,
 }
 
+/// The operators' listener: pages, admin API and probes.
+#[derive(Debug, Clone)]
+pub struct OperatorsConfig {
+    /// Where operators' browsers, the command line and probes connect.
+    pub listen: SocketAddr,
+    /// The same as browsers write it: an origin.
+    pub public_url: Url,
+    /// TLS of that listener.
+    pub tls: Option<TlsFiles>,
+    /// Whether a proxy in front tells the browser's address.
+    pub behind_proxy: bool,
+    /// The operators' password, hashed. With neither this nor `oidc` nobody signs in to the pages, and only the admin API is there.
+    pub password_file: Option<PathBuf>,
+    /// The same at an issuer.
+    pub oidc: Option<OidcConfig>,
+}
+
+/// Operators sign in where an organisation's people sign in: OIDC.
+#[derive(Debug, Clone)]
+pub struct OidcConfig {
+    /// The issuer, exactly as it names itself.
+    pub issuer: Url,
+    /// Our client id there.
+    pub client_id: String,
+    /// Our secret there; `None` for a public client.
+    pub client_secret_file: Option<PathBuf>,
+    /// Certificates to trust besides those of the operating system, PEM.
+    pub extra_roots: Option<PathBuf>,
+    /// Scopes to ask for besides `openid`.
+    pub scopes: Vec<String>,
+    /// The claim that holds groups or roles: a text or a list of texts.
+    pub role_claim: String,
+    /// Values of that claim that make an operator.
+    pub operators: Vec<String>,
+    /// Values of that claim that make a viewer.
+    pub viewers: Vec<String>,
+}
+
 /// Configuration of presence-cloud.
 #[derive(Debug, Clone)]
 pub struct CloudConfig {
@@ -98,6 +136,8 @@ pub struct CloudConfig {
     pub reflection: bool,
     /// The web pages; `None`: there are none.
     pub web: Option<WebConfig>,
+    /// The operators' listener.
+    pub operators: OperatorsConfig,
     /// How Microsoft is read.
     pub poll: PollSettings,
     /// How streams behave.
@@ -106,6 +146,8 @@ pub struct CloudConfig {
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log_filter: String,
+    /// Where traces go; `None`: nowhere.
+    pub traces: Option<TraceSettings>,
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -154,6 +196,22 @@ fn needs_tls(
     }
 }
 
+/// An address as browsers write it, without a path.
+fn must_be_origin(loader: &mut Loader, key: &str, url: &Url) {
+    if url.scheme() != "https" && !is_loopback(url) {
+        loader.problem(
+            key,
+            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
+        );
+    }
+    if url.path() != "/" || url.query().is_some() {
+        loader.problem(
+            key,
+            "must be an origin: scheme, host and port, without a path",
+        );
+    }
+}
+
 /// The section of the web pages. Without `listen` there are none, as before there were any.
 fn web(loader: &mut Loader) -> Option<WebConfig> {
     let mut s = loader.section("web");
@@ -178,18 +236,7 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
     let tls = tls_files(loader, "web", certificate, private_key);
     let listen = listen?;
     needs_tls(loader, "web.listen", listen, tls.as_ref(), behind_proxy);
-    if public_url.scheme() != "https" && !is_loopback(&public_url) {
-        loader.problem(
-            "web.public_url",
-            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
-        );
-    }
-    if public_url.path() != "/" || public_url.query().is_some() {
-        loader.problem(
-            "web.public_url",
-            "must be an origin: scheme, host and port, without a path",
-        );
-    }
+    must_be_origin(loader, "web.public_url", &public_url);
     Some(WebConfig {
         listen,
         public_url,
@@ -200,6 +247,99 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         sign_ins_per_minute: u32::try_from(sign_ins).unwrap_or(20),
         consent_propagation,
     })
+}
+
+/// The section of the traces. Without `otlp_endpoint` there are none.
+fn traces(loader: &mut Loader) -> Option<TraceSettings> {
+    let mut s = loader.section("telemetry");
+    let endpoint = s.url("otlp_endpoint");
+    let sample_ratio = s.float_or("sample_ratio", 1.0, 0.0..=1.0);
+    let service_name = s.text_or("service_name", "presence-cloud");
+    let endpoint = endpoint?;
+    let plain = endpoint.scheme() == "http" && is_loopback(&endpoint);
+    if endpoint.scheme() != "https" && !plain {
+        s.problem(
+            "otlp_endpoint",
+            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
+        );
+    }
+    Some(TraceSettings {
+        endpoint,
+        sample_ratio,
+        service_name,
+    })
+}
+
+/// The section of the operators' listener.
+fn operators(loader: &mut Loader) -> OperatorsConfig {
+    let mut s = loader.section("operators");
+    let listen = s.socket_addr_or("listen", SocketAddr::from(([127, 0, 0, 1], 8444)));
+    let certificate = s.path("certificate_file");
+    let private_key = s.path("private_key_file");
+    let behind_proxy = s.bool_or("behind_proxy", false);
+    let scheme = if certificate.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let public_url = s.url_or("public_url", &format!("{scheme}://{listen}"));
+    let password_file = s.path("password_file");
+    let tls = tls_files(loader, "operators", certificate, private_key);
+    needs_tls(
+        loader,
+        "operators.listen",
+        listen,
+        tls.as_ref(),
+        behind_proxy,
+    );
+    must_be_origin(loader, "operators.public_url", &public_url);
+    let mut s = loader.section("oidc");
+    let issuer = s.url("issuer");
+    let client_id = s.text_or("client_id", "");
+    let client_secret_file = s.path("client_secret_file");
+    let extra_roots = s.path("extra_roots_file");
+    let scopes = s.text_list("scopes");
+    let role_claim = s.text_or("role_claim", "groups");
+    let operators = s.text_list("operators");
+    let viewers = s.text_list("viewers");
+    if issuer.is_some() && (client_id.is_empty() || operators.is_empty()) {
+        s.problem(
+            "issuer",
+            "also needs client_id, and in operators the values of role_claim that make an operator",
+        );
+    }
+    if let Some(url) = &issuer
+        && url.scheme() != "https"
+        && !is_loopback(url)
+    {
+        s.problem(
+            "issuer",
+            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
+        );
+    }
+    if issuer.is_some() && password_file.is_some() {
+        s.problem(
+            "issuer",
+            "and operators.password_file are two ways to sign in; choose one",
+        );
+    }
+    OperatorsConfig {
+        listen,
+        public_url,
+        tls,
+        behind_proxy,
+        password_file,
+        oidc: issuer.map(|issuer| OidcConfig {
+            issuer,
+            client_id,
+            client_secret_file,
+            extra_roots,
+            scopes,
+            role_claim,
+            operators,
+            viewers,
+        }),
+    }
 }
 
 impl WebConfig {
@@ -321,6 +461,7 @@ impl CloudConfig {
         );
         let grpc_public_url = loader.section("grpc").url_or("public_url", &own);
         let web = web(&mut loader);
+        let operators = operators(&mut loader);
 
         let standard = PollSettings::default();
         let mut s = loader.section("poll");
@@ -412,6 +553,8 @@ impl CloudConfig {
         );
         let log_filter = s.text_or("filter", "info");
 
+        let traces = traces(&mut loader);
+
         loader.finish()?;
         Ok(Self {
             login_url,
@@ -427,10 +570,12 @@ impl CloudConfig {
             audience,
             reflection,
             web,
+            operators,
             poll,
             streams,
             log_format,
             log_filter,
+            traces,
         })
     }
 }
@@ -601,6 +746,24 @@ mod tests {
             "certificate_file = \"c.pem\"",
         ] {
             assert!(web(wrong).unwrap_err().contains("web"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn traces_are_off_and_go_over_tls_or_stay_on_this_machine() {
+        assert_eq!(parse(LEAST).unwrap().traces, None);
+        let telemetry = |more: &str| parse(&format!("{LEAST}\n[telemetry]\n{more}\n"));
+        let traces = telemetry("otlp_endpoint = \"http://127.0.0.1:4317\"");
+        let traces = traces.unwrap().traces.unwrap();
+        assert!((traces.sample_ratio - 1.0).abs() < f64::EPSILON);
+        assert_eq!(traces.service_name, "presence-cloud");
+        telemetry("otlp_endpoint = \"https://collector.example.com:4317\"").unwrap();
+        for wrong in [
+            "otlp_endpoint = \"http://collector.example.com:4317\"",
+            "otlp_endpoint = \"ftp://127.0.0.1\"",
+            "sample_ratio = 1.5",
+        ] {
+            assert!(telemetry(wrong).unwrap_err().contains("telemetry"), "{wrong}");
         }
     }
 

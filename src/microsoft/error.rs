@@ -314,6 +314,7 @@ fn cause(text: &str, remedy: &str, code: String) -> Cause {
         text: text.to_owned(),
         remedy: remedy.to_owned(),
         code,
+        correlation_id: String::new(),
     }
 }
 

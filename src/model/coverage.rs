@@ -24,6 +24,22 @@ pub enum CoverageState {
 }
 
 impl CoverageState {
+    /// The word for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Monitored => "monitored",
+            Self::Resolving => "resolving",
+            Self::NotFound => "not_found",
+            Self::Duplicate => "duplicate",
+            Self::Guest => "guest",
+            Self::PresenceUnknown => "presence_unknown",
+            Self::OverPlan => "over_plan",
+            Self::NoPermission => "no_permission",
+            Self::Invalid => "invalid",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
     /// What it means and what can be done, in plain words; empty when all is well.
     pub fn detail(self) -> &'static str {
         match self {

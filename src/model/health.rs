@@ -46,7 +46,7 @@ impl HealthState {
 }
 
 /// Why a connection is not well, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cause {
     /// What happened, in plain words.
     pub text: String,
@@ -54,4 +54,6 @@ pub struct Cause {
     pub remedy: String,
     /// Microsoft's code, for example `AADSTS65001`; empty when it gave none.
     pub code: String,
+    /// Under which Microsoft's support finds the request that first showed it; empty when there is none. Not for suites.
+    pub correlation_id: String,
 }

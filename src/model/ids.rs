@@ -3,12 +3,14 @@ use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::{hmac, rand};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 macro_rules! uuid_newtype {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
         pub struct $name(pub Uuid);
 
         impl fmt::Display for $name {

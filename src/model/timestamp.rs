@@ -1,6 +1,8 @@
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -64,6 +66,29 @@ impl fmt::Display for Timestamp {
     }
 }
 
+impl FromStr for Timestamp {
+    type Err = time::error::Parse;
+
+    /// RFC 3339.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let millis = OffsetDateTime::parse(text, &Rfc3339)?.unix_timestamp_nanos() / 1_000_000;
+        Ok(Self(i64::try_from(millis).unwrap_or(i64::MAX)))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -80,6 +105,13 @@ mod tests {
             Timestamp::from_millis(1_763_856_000_250).to_string(),
             "2025-11-23T00:00:00.25Z"
         );
+    }
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        let at = Timestamp::from_millis(1_763_856_000_250);
+        assert_eq!(at.to_string().parse(), Ok(at));
+        assert!("yesterday".parse::<Timestamp>().is_err());
     }
 
     #[test]

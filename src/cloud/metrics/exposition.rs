@@ -3,6 +3,7 @@
 //! How things stand is looked up when somebody asks. So a tenant that goes takes its lines with it, and nothing has to be kept up to
 //! date in between.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,11 +17,12 @@ use super::{
     WATCHED,
 };
 use crate::clock::Clock;
-use crate::cloud::store::Store;
+use crate::cloud::poller::TenantFigures;
+use crate::cloud::store::{RefreshFacts, Store};
 use crate::cloud::tenants::Tenants;
 use crate::cloud::tokens::chain;
 use crate::microsoft::Entra;
-use crate::model::{HealthState, TenantId, Timestamp};
+use crate::model::{HealthState, SuiteId, TenantId, Timestamp};
 
 /// How often what was recorded is sorted in, and looked up what takes a query.
 const TIDY: Duration = Duration::from_secs(5);
@@ -65,8 +67,8 @@ pub struct Exposition {
     pub started_at: Timestamp,
     /// Cancelled when the service says good-bye.
     pub draining: CancellationToken,
-    /// When each refresh token was stored, as last looked up.
-    pub stored_tokens: Mutex<Vec<(TenantId, Timestamp)>>,
+    /// What is known of the refresh tokens, as last looked up.
+    pub refresh_tokens: Mutex<HashMap<TenantId, RefreshFacts>>,
 }
 
 /// Text as Prometheus reads it.
@@ -172,13 +174,16 @@ impl Exposition {
                 (vec![("state", state_word(*state))], number(count))
             }),
         );
-        let throttled = all.iter().filter(|(.., f)| f.throttled).count();
+        let throttled = all.iter().filter(|(.., f)| f.throttled_since.is_some());
+        let throttled = throttled.count();
         text.value(TENANTS_THROTTLED, number(throttled));
-        let sum = |of: fn(&crate::cloud::poller::TenantFigures) -> usize| {
-            number(all.iter().map(|(.., f)| of(f)).sum())
+        let sum = |of: fn(&TenantFigures) -> usize| number(all.iter().map(|(.., f)| of(f)).sum());
+        text.value(STREAMS, sum(|f| f.of_streams.len()));
+        let suites = |f: &TenantFigures| {
+            let suites: HashSet<SuiteId> = f.of_streams.iter().map(|s| s.suite).collect();
+            suites.len()
         };
-        text.value(STREAMS, sum(|f| f.lasting_streams));
-        text.value(SUITES, sum(|f| f.suites));
+        text.value(SUITES, sum(suites));
         text.family(
             WATCHED,
             [
@@ -201,7 +206,7 @@ impl Exposition {
                 (vec![("tenant", id.as_str()), ("state", state)], 1.0)
             }),
         );
-        let of_each = |value: &dyn Fn(&crate::cloud::poller::TenantFigures) -> Option<f64>| {
+        let of_each = |value: &dyn Fn(&TenantFigures) -> Option<f64>| {
             all.iter()
                 .filter_map(|(_, id, f)| Some((vec![("tenant", id.as_str())], value(f)?)))
                 .collect::<Vec<_>>()
@@ -219,16 +224,14 @@ impl Exposition {
             of_each(&|f| Some(f64::from(f.requests_used) / f64::from(f.requests_allowed.max(1)))),
         );
         let stored = self
-            .stored_tokens
+            .refresh_tokens
             .lock()
-            .expect("nothing panics while holding it")
-            .clone();
+            .expect("nothing panics while holding it");
         text.family(
             TENANT_TOKEN_AGE,
             all.iter().filter_map(|(tenant, id, _)| {
-                let (_, at) = stored.iter().find(|(whose, _)| whose == tenant)?;
-                let age = at.until(now).as_secs_f64();
-                Some((vec![("tenant", id.as_str())], age))
+                let age = stored.get(tenant)?.stored_at.until(now);
+                Some((vec![("tenant", id.as_str())], age.as_secs_f64()))
             }),
         );
     }
@@ -237,12 +240,13 @@ impl Exposition {
     pub async fn tidy_for_ever(self: Arc<Self>) {
         loop {
             self.metrics.tidy();
-            match self.store.refresh_tokens_stored_at().await {
-                Ok(stored) => {
-                    *self
-                        .stored_tokens
+            match self.store.refresh_facts(None).await {
+                Ok(facts) => {
+                    let mut known = self
+                        .refresh_tokens
                         .lock()
-                        .expect("nothing panics while holding it") = stored;
+                        .expect("nothing panics while holding it");
+                    *known = facts;
                 }
                 Err(e) => {
                     tracing::warn!(error = %chain(&e), "the age of refresh tokens is not known");

@@ -193,22 +193,6 @@ impl Store {
         .map_err(|e| StoreError::Database("read a refresh token", e))
     }
 
-    /// When each refresh token that is there was stored.
-    pub async fn refresh_tokens_stored_at(&self) -> Result<Vec<(TenantId, Timestamp)>, StoreError> {
-        let failed = |e| StoreError::Database("read the age of refresh tokens", e);
-        let rows = sqlx::query("SELECT tenant_id, updated_at FROM refresh_tokens")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed)?;
-        rows.iter()
-            .map(|row| {
-                let at: i64 = row.try_get("updated_at").map_err(failed)?;
-                let tenant = TenantId(uuid(row, "tenant_id")?);
-                Ok((tenant, Timestamp::from_millis(at)))
-            })
-            .collect()
-    }
-
     /// Notes a try. A note that is still there is counted as an interrupted try. Returns how many of those there are in a row by
     /// now; `None` when the token is another one already.
     pub async fn begin_refresh(&self, intent: Intent) -> Result<Option<u32>, StoreError> {

@@ -38,6 +38,10 @@ pub struct SuiteRow {
     pub active: bool,
     /// When it enrolled.
     pub created_at: Timestamp,
+    /// When it was last seen with an open stream, to within half a minute; `None`: never.
+    pub last_seen_at: Option<Timestamp>,
+    /// What its agent said it is when it was last seen.
+    pub agent_version: Option<String>,
 }
 
 /// Why a suite could not enrol.
@@ -283,7 +287,7 @@ impl Store {
     pub async fn suites(&self, tenant: Option<TenantId>) -> Result<Vec<SuiteRow>, StoreError> {
         let failed = |e| StoreError::Database("list the suites", e);
         sqlx::query(
-            "SELECT suite_id, tenant_id, name, status = 'active' AS active, created_at FROM suites
+            "SELECT suite_id, tenant_id, name, status = 'active' AS active, created_at, last_seen_at, agent_version FROM suites
              WHERE $1 IS NULL OR tenant_id = $1 ORDER BY tenant_id, name, suite_id",
         )
         .bind(tenant.map(|t| t.to_string()))
@@ -298,6 +302,11 @@ impl Store {
                 name: row.try_get("name").map_err(failed)?,
                 active: row.try_get("active").map_err(failed)?,
                 created_at: Timestamp::from_millis(row.try_get("created_at").map_err(failed)?),
+                last_seen_at: row
+                    .try_get::<Option<i64>, _>("last_seen_at")
+                    .map_err(failed)?
+                    .map(Timestamp::from_millis),
+                agent_version: row.try_get("agent_version").map_err(failed)?,
             })
         })
         .collect()

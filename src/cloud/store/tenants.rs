@@ -2,7 +2,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::enter;
-use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, timed, uuid};
 use crate::model::{Epoch, TenantId, Timestamp};
 
 /// How a tenant is connected. Design decision 2.

@@ -384,6 +384,7 @@ fn kind_of(error: &MicrosoftError) -> (Kind, Option<Cause>) {
                 text: String::new(),
                 remedy: String::new(),
                 code: cause.code,
+                correlation_id: String::new(),
             };
             return (Kind::Ours, Some(silent));
         }
@@ -396,6 +397,7 @@ fn kind_of(error: &MicrosoftError) -> (Kind, Option<Cause>) {
             text: String::new(),
             remedy: String::new(),
             code: cause.code,
+            correlation_id: String::new(),
         };
         return (Kind::Refused, Some(silent));
     }
@@ -438,6 +440,7 @@ fn kind_of(error: &MicrosoftError) -> (Kind, Option<Cause>) {
             text: String::new(),
             remedy: String::new(),
             code: cause.code,
+            correlation_id: String::new(),
         }
     } else {
         cause

@@ -71,6 +71,19 @@ pub enum Ending {
     Ended,
 }
 
+impl Ending {
+    /// The word for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Far => "far",
+            Self::Soon => "soon",
+            Self::VerySoon => "very-soon",
+            Self::Now => "now",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 const DAY: Duration = Duration::from_hours(24);
 
 impl CredentialFacts {
