@@ -266,8 +266,7 @@ impl Cloud {
             None => transport(&config)?,
         };
         let (metrics, pulse) = (Metrics::new(), Arc::new(Pulse::default()));
-        let outside: Arc<dyn HttpTransport> =
-            Arc::new(Metered::new(outside, Arc::clone(&metrics)));
+        let outside: Arc<dyn HttpTransport> = Arc::new(Metered::new(outside, Arc::clone(&metrics)));
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
         let keys = Arc::new(KeyRing::read(&config.key_file).map_err(BuildError::Key)?);
         let tls = tls(config.grpc_tls.as_ref())?;

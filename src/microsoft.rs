@@ -15,7 +15,8 @@ mod headers;
 pub mod transport;
 
 pub use entra::{
-    AccessToken, AppCredential, Credential, CredentialFacts, CredentialKind, Discovered, Ending, Entra, Refreshed,
+    AccessToken, AppCredential, Credential, CredentialFacts, CredentialKind, Discovered, Ending,
+    Entra, Refreshed,
 };
 pub use error::{MicrosoftError, Recovery};
 pub use graph::{Graph, Lookup};

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 
 pub use metered::Metered;
 
@@ -57,9 +59,7 @@ pub struct Metric {
 }
 
 /// Bounds for calls over a network, in seconds.
-const CALLS: &[f64] = &[
-    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
+const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Bounds for waits we were told, in seconds.
 const WAITS: &[f64] = &[1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
@@ -411,8 +411,7 @@ impl Register<'_> {
     }
 
     fn counter(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Counter {
-        self.0
-            .register_counter(&Self::key(name, labels), &METADATA)
+        self.0.register_counter(&Self::key(name, labels), &METADATA)
     }
 
     fn gauge(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Gauge {
@@ -458,9 +457,8 @@ impl Metrics {
             .iter()
             .map(|operation| r.histogram(REQUEST_TIME, &[by_operation(operation)]));
         let throttled = Operation::ALL.iter().map(|operation| {
-            ["given", "missing"].map(|told| {
-                r.counter(THROTTLED, &[by_operation(operation), ("retry_after", told)])
-            })
+            ["given", "missing"]
+                .map(|told| r.counter(THROTTLED, &[by_operation(operation), ("retry_after", told)]))
         });
         let renewals = KINDS
             .iter()
@@ -494,7 +492,8 @@ impl Metrics {
             dropped: r.counter(DROPPED, &[]),
             streams_opened: ["false", "true"].map(|w| r.counter(STREAMS_OPENED, &[("resumed", w)])),
             streams_ended: ByLabel(
-                StreamEnd::ALL.map(|end| (end, r.counter(STREAMS_ENDED, &[("reason", end.word())]))),
+                StreamEnd::ALL
+                    .map(|end| (end, r.counter(STREAMS_ENDED, &[("reason", end.word())]))),
             ),
             enrolments: ByLabel([
                 enrolment(Enrolment::Enrolled, "enrolled"),
@@ -670,7 +669,10 @@ mod tests {
                 name.ends_with("_total"),
                 "{name}"
             );
-            assert!(!metric.help.is_empty() && metric.help.ends_with('.'), "{name}");
+            assert!(
+                !metric.help.is_empty() && metric.help.ends_with('.'),
+                "{name}"
+            );
             if let Kind::Histogram(bounds) = metric.kind {
                 assert!(name.ends_with("_seconds"), "{name}");
                 assert!(bounds.is_sorted() && !bounds.is_empty(), "{name}");

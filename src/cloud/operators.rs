@@ -30,15 +30,15 @@ pub struct Operators {
 impl Operators {
     /// All addresses there are.
     pub fn router(self: &Arc<Self>) -> Router {
-        Router::new().merge(self.probes.routes()).layer(
-            axum::middleware::from_fn_with_state(
+        Router::new()
+            .merge(self.probes.routes())
+            .layer(axum::middleware::from_fn_with_state(
                 Observed {
                     metrics: Arc::clone(&self.metrics),
                     listener: "operators",
                     ids_from_outside: true,
                 },
                 requests::observe,
-            ),
-        )
+            ))
     }
 }

@@ -301,6 +301,14 @@ impl Trouble {
         }
     }
 
+    /// The id we gave the request.
+    fn client_request_id(&self) -> Option<&str> {
+        match self {
+            Self::Microsoft(e) => e.client_request_id(),
+            _ => None,
+        }
+    }
+
     /// Whether the next batch may fare better.
     fn is_of_one_batch(&self) -> bool {
         matches!(self, Self::Microsoft(e) if matches!(e.recovery(), Recovery::Retry { after: None }))
@@ -893,6 +901,8 @@ impl Tenant {
         let changed = health.state != before;
         tracing::warn!(
             tenant.id = %self.id, health = health.state.as_str(), changed, microsoft.code = microsoft_code,
+            microsoft.correlation_id = trouble.correlation_id(),
+            microsoft.client_request_id = trouble.client_request_id(),
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "reading presence failed"
         );
     }
@@ -908,6 +918,8 @@ impl Tenant {
                 core.rest_lookups(wait);
                 tracing::warn!(
                     tenant.id = %self.id,
+                    microsoft.correlation_id = trouble.correlation_id(),
+                    microsoft.client_request_id = trouble.client_request_id(),
                     wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "looking up names failed"
                 );
                 return;

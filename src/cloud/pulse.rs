@@ -112,7 +112,11 @@ mod tests {
         let state = pulse.state();
         assert_eq!(state[0], ("steady", None));
         assert_eq!(state[1].0, "hung");
-        assert!(state[1].1.is_some_and(|late| late >= Duration::from_secs(59)));
+        assert!(
+            state[1]
+                .1
+                .is_some_and(|late| late >= Duration::from_secs(59))
+        );
         hung.beat();
         assert_eq!(pulse.state()[1].1, None, "it may recover");
     }

@@ -337,7 +337,8 @@ async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Res
     let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
     let address = limits::address(peer, web.config.behind_proxy, request.headers());
     if budget.is_some_and(|budget| !budget.allows(address)) {
-        tracing::warn!(path, "too many sign-ins from one address");
+        // Not the path: it may be a secret link.
+        tracing::warn!("too many sign-ins from one address");
         let mut response = Failure::Kind(Kind::TooMany).into_response();
         let wait = HeaderValue::from_static("60");
         response.headers_mut().insert(header::RETRY_AFTER, wait);

@@ -763,7 +763,10 @@ mod tests {
             "otlp_endpoint = \"ftp://127.0.0.1\"",
             "sample_ratio = 1.5",
         ] {
-            assert!(telemetry(wrong).unwrap_err().contains("telemetry"), "{wrong}");
+            assert!(
+                telemetry(wrong).unwrap_err().contains("telemetry"),
+                "{wrong}"
+            );
         }
     }
 

@@ -78,7 +78,8 @@ pub async fn send(
         }
         Err(source) => {
             span.record("otel.status_code", "ERROR");
-            tracing::debug!(
+            // At a level that is written: the error itself does not carry the id.
+            tracing::info!(
                 microsoft.operation = %operation,
                 microsoft.client_request_id = id,
                 elapsed_ms,

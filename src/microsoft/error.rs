@@ -416,6 +416,14 @@ impl MicrosoftError {
         }
     }
 
+    /// The id we gave the request, where an answer came back to it.
+    pub fn client_request_id(&self) -> Option<&str> {
+        match self {
+            Self::Status(e) => e.client_request_id.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Whether Microsoft may have done what was asked although we do not know: the answer was lost, or was none.
     pub fn leaves_doubt(&self) -> bool {
         match self {

@@ -85,7 +85,11 @@ impl Text {
         let row = TABLE.iter().find(|metric| metric.name == name);
         let (kind, help) = row.map_or((Kind::Gauge, ""), |row| (row.kind, row.help));
         // Writing to a string does not fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {}", kind.word());
+        let _ = writeln!(
+            self.0,
+            "# HELP {name} {help}\n# TYPE {name} {}",
+            kind.word()
+        );
         for (labels, value) in samples {
             self.0.push_str(name);
             for (n, (label, text)) in labels.iter().enumerate() {
@@ -170,7 +174,10 @@ impl Exposition {
         text.family(
             TENANTS,
             STATES.iter().map(|state| {
-                let count = all.iter().filter(|(.., f)| f.health.state == *state).count();
+                let count = all
+                    .iter()
+                    .filter(|(.., f)| f.health.state == *state)
+                    .count();
                 (vec![("state", state_word(*state))], number(count))
             }),
         );
@@ -307,7 +314,15 @@ mod tests {
         let mut text = Text(String::new());
         text.family(STREAMS, Vec::new());
         assert_eq!(text.0, "");
-        text.family(CREDENTIAL_REFUSED, [(vec![("credential", "a \"b\" \\ c\nd")], 1.0)]);
-        assert!(text.0.ends_with("{credential=\"a \\\"b\\\" \\\\ c\\nd\"} 1\n\n"), "{}", text.0);
+        text.family(
+            CREDENTIAL_REFUSED,
+            [(vec![("credential", "a \"b\" \\ c\nd")], 1.0)],
+        );
+        assert!(
+            text.0
+                .ends_with("{credential=\"a \\\"b\\\" \\\\ c\\nd\"} 1\n\n"),
+            "{}",
+            text.0
+        );
     }
 }

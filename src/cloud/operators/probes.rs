@@ -337,16 +337,32 @@ mod tests {
         };
         for (all, state, why) in [
             (vec![credential(None, false)], Condition::Ok, ""),
-            (vec![ended.clone(), credential(Some(90), false)], Condition::Ok, ""),
+            (
+                vec![ended.clone(), credential(Some(90), false)],
+                Condition::Ok,
+                "",
+            ),
             // The next one is there: that the first one ends is as planned.
-            (vec![credential(Some(2), false), credential(Some(90), false)], Condition::Ok, ""),
-            (vec![credential(Some(2), false)], Condition::Degraded, "ends in 2 days"),
+            (
+                vec![credential(Some(2), false), credential(Some(90), false)],
+                Condition::Ok,
+                "",
+            ),
+            (
+                vec![credential(Some(2), false)],
+                Condition::Degraded,
+                "ends in 2 days",
+            ),
             (
                 vec![credential(Some(1), false), credential(Some(90), true)],
                 Condition::Degraded,
                 "ends in 1 day",
             ),
-            (vec![credential(None, true)], Condition::Degraded, "refuses every"),
+            (
+                vec![credential(None, true)],
+                Condition::Degraded,
+                "refuses every",
+            ),
             (vec![ended], Condition::Failed, "has ended"),
         ] {
             let check = credentials(&all, now);
@@ -360,7 +376,10 @@ mod tests {
         let status = |checks: Vec<Check>| Report::of(checks).into_response().status();
         assert_eq!(status(vec![]), StatusCode::OK);
         let degraded = Check::degraded("a", "why");
-        assert_eq!(status(vec![Check::ok("b"), degraded.clone()]), StatusCode::OK);
+        assert_eq!(
+            status(vec![Check::ok("b"), degraded.clone()]),
+            StatusCode::OK
+        );
         let failed = Check::failed("c", "why");
         assert_eq!(
             status(vec![degraded, failed]),

@@ -391,7 +391,10 @@ impl Conversation {
                 if !snapshot {
                     let now = self.clock.now();
                     // A value that was known before and is told anew, because the name has moved, is no news that came late.
-                    for fresh in values.iter().filter(|v| v.value.changed_at == v.confirmed_at) {
+                    for fresh in values
+                        .iter()
+                        .filter(|v| v.value.changed_at == v.confirmed_at)
+                    {
                         self.metrics.lag(fresh.value.changed_at.until(now));
                     }
                 }

@@ -206,9 +206,9 @@ impl Store {
         .bind(intent.at.as_millis())
         .fetch_optional(&self.writer);
         let interrupted: Option<i64> = timed(&self.timings.write, noted)
-        .await
-        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-        .map_err(|e| StoreError::Database("note that a token is being renewed", e))?;
+            .await
+            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+            .map_err(|e| StoreError::Database("note that a token is being renewed", e))?;
         Ok(interrupted.map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
     }
 

@@ -277,10 +277,10 @@ impl Store {
         .bind(key.to_string())
         .fetch_optional(&self.readers);
         timed(&self.timings.read, found)
-        .await
-        .map_err(|e| StoreError::Database("read a suite's key", e))?
-        .map(|row| suite_key(&row))
-        .transpose()
+            .await
+            .map_err(|e| StoreError::Database("read a suite's key", e))?
+            .map(|row| suite_key(&row))
+            .transpose()
     }
 
     /// All suites of a tenant, or of all tenants.

@@ -228,9 +228,9 @@ impl Store {
         .bind(now.as_millis())
         .fetch_one(&self.writer);
         let epoch: i64 = timed(&self.timings.write, begun)
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(|e| StoreError::Database("begin an epoch", e))?;
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(|e| StoreError::Database("begin an epoch", e))?;
         Ok(Epoch(u64::try_from(epoch).unwrap_or_default()))
     }
 }
