@@ -94,7 +94,7 @@ pub async fn observe(
     observed
         .metrics
         .http(observed.listener, route, status.as_u16(), start.elapsed());
-    tracing::debug!(parent: &span, elapsed_ms = millis(start), "answered");
+    span.in_scope(|| tracing::debug!(elapsed_ms = millis(start), "answered"));
     with_id(&mut response, &id);
     response
 }
@@ -183,7 +183,7 @@ pub async fn observe_rpc(
         span.record("otel.status_code", "ERROR");
     }
     observed.metrics.rpc(rpc, code);
-    tracing::debug!(parent: &span, elapsed_ms = millis(start), "answered");
+    span.in_scope(|| tracing::debug!(elapsed_ms = millis(start), "answered"));
     with_id(&mut response, &id);
     response
 }

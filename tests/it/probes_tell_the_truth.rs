@@ -123,7 +123,7 @@ async fn what_is_wrong_is_named_and_over_when_it_is_over() {
 }
 
 #[tokio::test]
-async fn a_credential_of_ours_that_ends_is_told_in_time() {
+async fn a_credential_of_ours_that_has_ended_harms_nobody_beside_a_good_one() {
     let settings = |ends: &str| WorldSettings {
         cloud_keys: vec![(
             "[microsoft.credential]",

@@ -7,15 +7,14 @@ use presence_bridge::cloud::store::ConnectionKind;
 use presence_bridge::simulator::{Fault, FaultParams, Scope};
 use presence_bridge::telemetry::{self, LogFormat, TraceSettings, Traces};
 use tokio::net::TcpListener;
-use tracing::subscriber::DefaultGuard;
 
 use crate::support::collector::{Collector, settings};
 use crate::support::log::Log;
 use crate::support::stage::{Stage, quick, until, upns};
 use crate::support::visitor::Visitor;
 
-/// Takes what is logged and traced on this thread, on which a test with one thread does everything.
-fn listen(format: LogFormat, traces: Option<&TraceSettings>) -> (Log, Traces, DefaultGuard) {
+/// Takes what is logged and traced in this process: nextest gives each test one of its own.
+fn listen(format: LogFormat, traces: Option<&TraceSettings>) -> (Log, Traces) {
     let log = Log::default();
     let writer = log.clone();
     let (subscriber, traces) = telemetry::subscriber(
@@ -26,7 +25,9 @@ fn listen(format: LogFormat, traces: Option<&TraceSettings>) -> (Log, Traces, De
         traces,
     )
     .unwrap();
-    (log, traces, tracing::subscriber::set_default(subscriber))
+    tracing::subscriber::set_global_default(subscriber)
+        .expect("a process of its own: cargo nextest");
+    (log, traces)
 }
 
 fn attribute(span: &Span, key: &str) -> String {
@@ -37,7 +38,7 @@ fn attribute(span: &Span, key: &str) -> String {
 #[tokio::test]
 async fn spans_of_everything_that_matters_reach_the_collector_also_the_last_ones() {
     let collector = Collector::start().await;
-    let (_log, traces, _guard) = listen(LogFormat::Text, Some(&collector.settings));
+    let (_log, traces) = listen(LogFormat::Text, Some(&collector.settings));
     let mut stage = Stage::new(quick()).await;
     let tenant = stage
         .tenant_by("contoso.example", 4, ConnectionKind::ServiceAccount)
@@ -98,35 +99,40 @@ async fn spans_of_everything_that_matters_reach_the_collector_also_the_last_ones
     }
 }
 
-#[tokio::test]
-async fn a_collector_that_hangs_or_is_away_stops_nobody() {
-    // One that takes connections and never says anything, and one that is not there.
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let ports = [
-        silent.local_addr().unwrap().port(),
-        gone.local_addr().unwrap().port(),
-    ];
-    drop(gone);
-    for port in ports {
-        let (_log, traces, _guard) = listen(LogFormat::Text, Some(&settings(port)));
-        let mut stage = Stage::new(quick()).await;
-        let tenant = stage.tenant("contoso.example", 3).await;
-        let suite = stage.watching_all(&tenant, "a").await;
-        let upn = upns(&tenant)[0].clone();
-        suite.until_all_fresh().await;
-        // More spans than may wait, and presence flows on.
-        for _ in 0..10_000 {
-            let _span = tracing::info_span!(target: "presence_bridge", "sweep").entered();
-        }
-        for (availability, activity) in [("Busy", "InACall"), ("Away", "Away")] {
-            tenant.set_presence(&upn, availability, activity);
-            suite.until_holds(&upn, availability).await;
-        }
-        stage.world.stop_cloud().await;
-        let stopped = tokio::time::timeout(std::time::Duration::from_secs(30), traces.stop());
-        assert!(stopped.await.is_ok(), "the end waits for nobody");
+/// Presence flows, and the service ends, whatever the collector at this port does.
+async fn presence_flows(port: u16) {
+    let (_log, traces) = listen(LogFormat::Text, Some(&settings(port)));
+    let mut stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 3).await;
+    let suite = stage.watching_all(&tenant, "a").await;
+    let upn = upns(&tenant)[0].clone();
+    suite.until_all_fresh().await;
+    // More spans than may wait, and presence flows on.
+    for _ in 0..10_000 {
+        let _span = tracing::info_span!(target: "presence_bridge", "sweep").entered();
     }
+    for (availability, activity) in [("Busy", "InACall"), ("Away", "Away")] {
+        tenant.set_presence(&upn, availability, activity);
+        suite.until_holds(&upn, availability).await;
+    }
+    stage.world.stop_cloud().await;
+    let stopped = tokio::time::timeout(std::time::Duration::from_secs(30), traces.stop());
+    assert!(stopped.await.is_ok(), "the end waits for nobody");
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_stops_nobody() {
+    // It takes connections and never says anything.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    presence_flows(silent.local_addr().unwrap().port()).await;
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_stops_nobody() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = gone.local_addr().unwrap().port();
+    drop(gone);
+    presence_flows(port).await;
 }
 
 async fn get(stage: &Stage, path: &str, id: &str) -> String {
@@ -141,7 +147,7 @@ async fn get(stage: &Stage, path: &str, id: &str) -> String {
 
 /// What is logged while pages, calls and probes are asked for; ids of a page and of a probe, made here.
 async fn logged(format: LogFormat) -> (Log, String, String) {
-    let (log, _traces, _guard) = listen(format, None);
+    let (log, _traces) = listen(format, None);
     let stage = Stage::new(quick()).await;
     let tenant = stage.tenant("contoso.example", 2).await;
     let suite = stage.watching_all(&tenant, "a").await;
