@@ -120,7 +120,7 @@ impl Keeper {
             self.beat.beat();
             match self.store.revision().await {
                 Ok(revision) if seen == Some(revision) => {}
-                Ok(revision) => match self.tenants.serve_active().await {
+                Ok(revision) => match self.tenants.serve_active(&self.beat).await {
                     Ok(()) => seen = Some(revision),
                     Err(e) => tracing::error!(error = %chain(&e), "not all tenants are served"),
                 },

@@ -580,6 +580,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_loop_that_accepts_beats_and_one_that_hangs_does_not() {
+        let pulse = crate::cloud::pulse::Pulse::default();
+        let noticed = Noticed {
+            beat: pulse.of("listener", crate::cloud::pulse::LATE),
+            ..Noticed::default()
+        };
+        let late = || pulse.state()[0].1.is_some();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let routes = axum::Router::new();
+        let serving = serve(
+            listener,
+            None,
+            routes,
+            CancellationToken::new(),
+            IDLE,
+            noticed,
+        );
+        tokio::pin!(serving);
+        let a_while = Duration::from_mins(1);
+        assert!(tokio::time::timeout(a_while, &mut serving).await.is_err());
+        assert!(!late());
+        // Nobody drives it: it hangs.
+        tokio::time::sleep(a_while).await;
+        assert!(late());
+        assert!(tokio::time::timeout(a_while, &mut serving).await.is_err());
+        assert!(!late(), "it goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_stranger_s_connection_is_closed_whatever_it_asks() {
         let (_serving, mut client, lasted) = client().await;
         get(&mut client, "/out").await;

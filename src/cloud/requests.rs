@@ -1,6 +1,8 @@
 //! What every request has, whichever listener it comes to: an id that is in each of its log lines and in its answer, a span, and its
 //! place in the metrics.
 //!
+//! The spans have the highest level, so that the id is in whatever is logged, however little that is.
+//!
 //! An id from outside is believed only where machines of ours ask, and only if it looks like one: it goes into the log.
 
 use std::sync::Arc;
@@ -73,7 +75,7 @@ pub async fn observe(
     request.extensions_mut().insert(RequestId(id.clone()));
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    let span = tracing::info_span!(
+    let span = tracing::error_span!(
         "request",
         request.id = id,
         listener = observed.listener,
@@ -166,7 +168,7 @@ pub async fn observe_rpc(
     let id = observed.id(request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
     let rpc = rpc(request.uri().path());
-    let span = tracing::info_span!(
+    let span = tracing::error_span!(
         "rpc",
         request.id = id,
         rpc.method = rpc,
@@ -191,7 +193,7 @@ pub async fn observe_rpc(
 /// The span of what a request sets going and does not wait for.
 pub fn afterwards(id: Option<&RequestId>, name: &'static str) -> Span {
     let id = id.map(|RequestId(id)| id.as_str());
-    tracing::info_span!(parent: None, "continued", name, request.id = id)
+    tracing::error_span!(parent: None, "continued", name, request.id = id)
 }
 
 #[cfg(test)]

@@ -98,8 +98,9 @@ impl Tenants {
     }
 
     /// Serves every active tenant that is not served yet.
-    pub async fn serve_active(&self) -> Result<(), StoreError> {
+    pub async fn serve_active(&self, beat: &Beat) -> Result<(), StoreError> {
         for row in self.store.tenants().await? {
+            beat.beat();
             if row.status == TenantStatus::Active {
                 self.get(row.id).await?;
             }
@@ -141,7 +142,7 @@ impl Tenants {
             beat.beat();
             match self.store.revision().await {
                 Ok(revision) if seen == Some(revision) => {}
-                Ok(revision) => match self.take_over_changes(&on_change).await {
+                Ok(revision) => match self.take_over_changes(&on_change, &beat).await {
                     Ok(()) => seen = Some(revision),
                     Err(e) => {
                         tracing::error!(error = %super::tokens::chain(&e), "changes by the operator not read");
@@ -155,9 +156,14 @@ impl Tenants {
         }
     }
 
-    async fn take_over_changes(&self, on_change: &impl Fn()) -> Result<(), StoreError> {
+    async fn take_over_changes(
+        &self,
+        on_change: &impl Fn(),
+        beat: &Beat,
+    ) -> Result<(), StoreError> {
         on_change();
         for tenant in self.all() {
+            beat.beat();
             let Some(row) = self.store.tenant(tenant.id()).await? else {
                 continue;
             };
