@@ -3,20 +3,26 @@
 //! Invariants: what leaves by traces is the spans listed here, never log lines; a collector that is away or hangs costs nothing but
 //! its own spans.
 
+use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider,
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData,
 };
 use tonic::transport::{ClientTlsConfig, Endpoint};
+use tracing::field::{Field, Visit};
 use tracing::{Metadata, Subscriber};
+use tracing_subscriber::field::{RecordFields, VisitOutput as _};
 use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -158,8 +164,81 @@ where
         .with_writer(writer)
         .with_ansi(ansi);
     match format {
-        LogFormat::Text => layer.with_filter(filter).boxed(),
+        LogFormat::Text => layer.fmt_fields(TextFields).with_filter(filter).boxed(),
         LogFormat::Json => layer.json().with_filter(filter).boxed(),
+    }
+}
+
+/// As the usual text, without what is meant for the collector only.
+struct TextFields;
+
+impl<'w> FormatFields<'w> for TextFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut visitor = WithoutOtel(DefaultVisitor::new(writer, true));
+        fields.record(&mut visitor);
+        visitor.0.finish()
+    }
+}
+
+struct WithoutOtel<'a>(DefaultVisitor<'a>);
+
+impl WithoutOtel<'_> {
+    fn shows(field: &Field) -> bool {
+        !field.name().starts_with("otel.")
+    }
+}
+
+impl Visit for WithoutOtel<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if Self::shows(field) {
+            self.0.record_str(field, value);
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        if Self::shows(field) {
+            self.0.record_error(field, value);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if Self::shows(field) {
+            self.0.record_debug(field, value);
+        }
+    }
+}
+
+/// Tells once when the collector does not take spans, and when it does again.
+#[derive(Debug)]
+struct Told {
+    exporter: SpanExporter,
+    failing: AtomicBool,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Told {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let outcome = self.exporter.export(batch).await;
+        let failed_before = self.failing.swap(outcome.is_err(), Ordering::Relaxed);
+        match &outcome {
+            Err(error) if !failed_before => {
+                tracing::warn!(%error, "the trace collector does not take spans; they are lost");
+            }
+            Ok(()) if failed_before => tracing::info!("the trace collector takes spans again"),
+            _ => {}
+        }
+        outcome
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
     }
 }
 
@@ -185,6 +264,10 @@ fn provider(settings: &TraceSettings) -> Result<SdkTracerProvider, TraceSetupErr
         .with_max_queue_size(MOST_WAITING)
         .with_scheduled_delay(SEND_EVERY)
         .build();
+    let exporter = Told {
+        exporter,
+        failing: AtomicBool::new(false),
+    };
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches);
     let sampler = Sampler::TraceIdRatioBased(settings.sample_ratio);
     let resource = Resource::builder_empty()

@@ -315,6 +315,12 @@ async fn serve(config: CloudConfig) -> anyhow::Result<()> {
     let traces = config.traces.clone();
     let traces =
         telemetry::init_with_traces(config.log_format, &config.log_filter, traces.as_ref())?;
+    let outcome = serve_until_interrupted(config).await;
+    traces.stop().await;
+    outcome
+}
+
+async fn serve_until_interrupted(config: CloudConfig) -> anyhow::Result<()> {
     let cloud = Cloud::build(config, Parts::default()).await?;
     let stop = CancellationToken::new();
     let signal = stop.clone();
@@ -328,12 +334,10 @@ async fn serve(config: CloudConfig) -> anyhow::Result<()> {
         );
         std::process::exit(130);
     };
-    let outcome = tokio::select! {
-        outcome = cloud.run(stop) => outcome,
+    tokio::select! {
+        outcome = cloud.run(stop) => Ok(outcome?),
         () = interrupted => Ok(()),
-    };
-    traces.stop().await;
-    Ok(outcome?)
+    }
 }
 
 /// Prints one step of a check. Returns whether it went well.

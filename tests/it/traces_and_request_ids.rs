@@ -99,9 +99,9 @@ async fn spans_of_everything_that_matters_reach_the_collector_also_the_last_ones
     }
 }
 
-/// Presence flows, and the service ends, whatever the collector at this port does.
-async fn presence_flows(port: u16) {
-    let (_log, traces) = listen(LogFormat::Text, Some(&settings(port)));
+/// Presence flows, and the service ends, whatever the collector at this port does. Returns what was logged.
+async fn presence_flows(port: u16) -> Log {
+    let (log, traces) = listen(LogFormat::Text, Some(&settings(port)));
     let mut stage = Stage::new(quick()).await;
     let tenant = stage.tenant("contoso.example", 3).await;
     let suite = stage.watching_all(&tenant, "a").await;
@@ -118,6 +118,7 @@ async fn presence_flows(port: u16) {
     stage.world.stop_cloud().await;
     let stopped = tokio::time::timeout(std::time::Duration::from_secs(30), traces.stop());
     assert!(stopped.await.is_ok(), "the end waits for nobody");
+    log
 }
 
 #[tokio::test]
@@ -132,7 +133,11 @@ async fn a_collector_that_is_away_stops_nobody() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = gone.local_addr().unwrap().port();
     drop(gone);
-    presence_flows(port).await;
+    let log = presence_flows(port).await.text();
+    let told = log
+        .matches("the trace collector does not take spans")
+        .count();
+    assert_eq!(told, 1, "once");
 }
 
 async fn get(stage: &Stage, path: &str, id: &str) -> String {
@@ -227,6 +232,7 @@ async fn every_line_of_a_request_carries_its_id_in_text() {
             "{id}"
         );
     }
+    assert!(!text.contains("otel."), "that is for collectors");
     let failed = text
         .lines()
         .find(|line| line.contains("reading presence failed"));
