@@ -492,6 +492,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_became_of_values_that_waited_is_counted_once() {
+        let m = mailbox();
+        for sequence in 1..=10 {
+            m.put_value(&upn(sequence % 4), delivery(sequence % 4, sequence), false);
+        }
+        let tally = |replaced, dropped| Tally { replaced, dropped };
+        assert_eq!(m.advance(position(10)), tally(6, 0));
+        assert_eq!(m.take_tally(), tally(0, 0));
+        m.drop_value(&upn(1));
+        m.drop_value(&upn(1));
+        assert_eq!(m.take_tally(), tally(0, 1));
+        // Sent is neither.
+        assert!(m.take().is_some());
+        m.put_value(&upn(1), delivery(1, 11), false);
+        m.end(End {
+            reason: EndReason::TooSlow,
+            reconnect_after: None,
+        });
+        m.put_value(&upn(2), delivery(2, 12), false);
+        assert_eq!(m.take_tally(), tally(0, 1));
+    }
+
+    #[tokio::test]
     async fn a_newer_value_replaces_the_one_that_waits_and_keeps_its_place() {
         let m = mailbox();
         for sequence in 1..=1000 {
