@@ -135,7 +135,7 @@ impl OverPlan {
 pub type Known<'a> = &'a dyn Fn(&Upn) -> Option<(UserId, Timestamp)>;
 
 /// How many watched people there are, by coverage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CoverageCount {
     /// Distinct UPNs watched.
     pub watched: usize,
@@ -143,6 +143,8 @@ pub struct CoverageCount {
     pub monitored: usize,
     /// Of these, still being looked up or read.
     pub resolving: usize,
+    /// Those who are not monitored, by the reason; with those still being looked up.
+    pub uncovered: BTreeMap<CoverageState, usize>,
 }
 
 /// One tenant's people and the streams that watch them.
@@ -753,16 +755,6 @@ impl TenantHub {
         self.streams.len()
     }
 
-    /// How many watched people are not monitored, by the reason.
-    pub fn uncovered(&self) -> BTreeMap<CoverageState, usize> {
-        let mut reasons = BTreeMap::new();
-        let states = self.directory.upns().filter_map(|upn| self.coverage(upn));
-        for state in states.filter(|state| *state != CoverageState::Monitored) {
-            *reasons.entry(state).or_default() += 1;
-        }
-        reasons
-    }
-
     /// Watched people who are not monitored, and why; at most `most`, in the order of their names.
     pub fn who_is_uncovered(&self, most: usize) -> Vec<(Upn, CoverageState)> {
         let mut who: Vec<_> = self
@@ -780,18 +772,21 @@ impl TenantHub {
 
     /// How many people are watched, by coverage.
     pub fn count(&self) -> CoverageCount {
-        let mut count = CoverageCount {
-            watched: self.directory.len(),
-            ..CoverageCount::default()
-        };
-        for upn in self.directory.upns() {
-            match self.coverage(upn) {
-                Some(CoverageState::Monitored) => count.monitored += 1,
-                Some(CoverageState::Resolving) => count.resolving += 1,
-                _ => {}
-            }
+        let mut uncovered = BTreeMap::new();
+        let states = self.directory.upns().filter_map(|upn| self.coverage(upn));
+        for state in states.filter(|state| *state != CoverageState::Monitored) {
+            *uncovered.entry(state).or_default() += 1;
         }
-        count
+        let watched = self.directory.len();
+        CoverageCount {
+            watched,
+            monitored: watched.saturating_sub(uncovered.values().sum()),
+            resolving: uncovered
+                .get(&CoverageState::Resolving)
+                .copied()
+                .unwrap_or_default(),
+            uncovered,
+        }
     }
 }
 

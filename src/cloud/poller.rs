@@ -8,7 +8,7 @@
 pub mod budget;
 pub mod sweep;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -36,9 +36,7 @@ use crate::clock::Clock;
 use crate::microsoft::error::Operation;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
 use crate::microsoft::{Graph, MicrosoftError, Recovery};
-use crate::model::{
-    CoverageState, Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId,
-};
+use crate::model::{Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
 use crate::supervise::Supervisor;
 
 /// Presence requests of one tenant under way at the same time.
@@ -217,8 +215,6 @@ pub struct TenantFigures {
     pub wanted: Duration,
     /// Watched people.
     pub coverage: CoverageCount,
-    /// Of the watched people those who are not monitored, by the reason.
-    pub uncovered: BTreeMap<CoverageState, usize>,
     /// Open streams.
     pub streams: usize,
     /// The lasting ones of them.
@@ -528,7 +524,6 @@ impl Tenant {
             cadence: core.cadence,
             wanted: self.shared.settings.interval,
             coverage: core.hub.count(),
-            uncovered: core.hub.uncovered(),
             streams: core.hub.streams(),
             of_streams: core.hub.stream_figures(),
             last_read: core.last_read,

@@ -24,6 +24,7 @@ mod metrics_are_honest;
 mod microsoft_misbehaves;
 mod onboarding_ends_with_presence;
 mod onboarding_is_guarded;
+mod operators_see_and_act;
 mod our_credential_is_replaced;
 mod presence_reaches_the_suite;
 mod probes_tell_the_truth;

@@ -142,7 +142,7 @@ impl Coverage {
             text: state.detail().into(),
             people: *people,
         };
-        figures.uncovered.iter().map(reason).collect()
+        figures.coverage.uncovered.iter().map(reason).collect()
     }
 }
 
