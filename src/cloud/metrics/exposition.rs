@@ -199,7 +199,7 @@ impl Exposition {
                 (
                     "uncovered",
                     sum(|f| {
-                        let c = f.coverage;
+                        let c = &f.coverage;
                         c.watched.saturating_sub(c.monitored + c.resolving)
                     }),
                 ),
