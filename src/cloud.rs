@@ -270,7 +270,9 @@ impl Cloud {
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
         let keys = Arc::new(KeyRing::read(&config.key_file).map_err(BuildError::Key)?);
         let tls = tls(config.grpc_tls.as_ref())?;
-        let store = Store::open(&config.database).await?.timed(metrics.store());
+        let store = Store::open_beside(&config.database, &clock)
+            .await?
+            .timed(metrics.store());
         let supervisor = Supervisor::new();
         let graph = Graph::new(outside, config.graph_url.clone());
         let onboardings = |redirect_uri, propagation| Onboardings {

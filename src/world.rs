@@ -305,7 +305,7 @@ impl World {
 
     /// A store of one's own, as the operator's command line has.
     pub async fn store(&self) -> Result<Store, WorldError> {
-        Ok(Store::open(&self.folder.join("cloud.db")).await?)
+        Ok(Store::open_beside(&self.folder.join("cloud.db"), &self.clock).await?)
     }
 
     /// Adds a tenant to the simulated Microsoft, consents, and connects it to the cloud.

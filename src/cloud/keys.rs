@@ -206,8 +206,8 @@ mod tests {
         TenantId(uuid::Uuid::from_u128(n))
     }
 
-    async fn put(store: &Store, n: u128, wrapped_data_key: Vec<u8>) {
-        let new = NewTenant {
+    fn new_tenant(n: u128, wrapped_data_key: Vec<u8>) -> NewTenant {
+        NewTenant {
             row: TenantRow {
                 id: id(n),
                 name: format!("Tenant {n}"),
@@ -220,7 +220,11 @@ mod tests {
             },
             wrapped_data_key,
             sealed_refresh_token: None,
-        };
+        }
+    }
+
+    async fn put(store: &Store, n: u128, wrapped_data_key: Vec<u8>) {
+        let new = new_tenant(n, wrapped_data_key);
         store
             .put_tenant(&new, &Actor::Service, Timestamp::default())
             .await
@@ -337,6 +341,45 @@ mod tests {
         let stored = store.onboarding(wish.id, now).await.unwrap().unwrap();
         let ring = KeyRing::read(&file).unwrap();
         ring.open_data_key(id(5), &stored.wrapped_key).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_wish_that_was_fulfilled_has_no_key_and_stops_no_rotation() {
+        use super::super::store::ConnectionRow;
+        use crate::model::UserId;
+        let (_dir, file, store) = stage(0).await;
+        let ring = KeyRing::read(&file).unwrap();
+        let (now, account) = (Timestamp::default(), UserId(uuid::Uuid::from_u128(8)));
+        let kind = ConnectionKind::Organisation;
+        let wish = NewOnboarding {
+            id: uuid::Uuid::from_u128(77),
+            tenant: id(5),
+            domain: "contoso.example".into(),
+            reconnects: false,
+            wrapped_key: ring.new_data_key(id(5)).unwrap().1,
+            details: Vec::new(),
+            connection: Some(kind),
+            link_hash: None,
+            expires_at: now.plus(std::time::Duration::from_hours(1)),
+        };
+        store.put_onboarding(&wish, now).await.unwrap();
+        store
+            .note_sign_in(wish.id, kind, account, b"", None, now)
+            .await
+            .unwrap();
+        store.note_authorized(wish.id, account).await.unwrap();
+        let new = new_tenant(5, ring.new_data_key(id(5)).unwrap().1);
+        let connection = ConnectionRow {
+            domain: wish.domain.clone(),
+            account,
+            authorized_at: now,
+            details: Vec::new(),
+        };
+        let completed = store.complete_onboarding(wish.id, &new, &connection, now);
+        assert!(completed.await.unwrap());
+        let rotated = rotate(&store, &file, |_| {}).await.unwrap();
+        assert_eq!((rotated.rewrapped, rotated.stuck.len()), (1, 0));
+        assert_eq!(retire(&store, &file, |_| {}).await.unwrap().rewrapped, 0);
     }
 
     #[tokio::test]

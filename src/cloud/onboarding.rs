@@ -458,6 +458,7 @@ impl Onboardings {
             .store
             .note_sign_in(
                 row.id,
+                kind,
                 person.account,
                 &sealed_details,
                 sealed_token.as_deref(),

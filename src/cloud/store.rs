@@ -31,6 +31,8 @@ use sqlx::sqlite::{
 use sqlx::{Row as _, SqlStr};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
+
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -86,6 +88,12 @@ async fn timed<T>(told: &metrics::Histogram, work: impl Future<Output = T>) -> T
     outcome
 }
 
+/// Who waits longer for a connection to the file is given up.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Longer than anything takes.
+const FOR_EVER: Duration = Duration::from_hours(24 * 3650);
+
 /// The schema, step by step. A step that has shipped is frozen.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "init", include_str!("store/migrations/0001_init.sql")),
@@ -118,6 +126,17 @@ fn migrator(steps: usize) -> Migrator {
 impl Store {
     /// Opens the file, or makes it (readable by its owner only), checks it, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, WAIT).await
+    }
+
+    /// As [`Store::open`], where `clock` tells the time: nobody is given up while it may be moved, because a minute of it can pass
+    /// while the disk is writing.
+    pub async fn open_beside(path: &Path, clock: &Clock) -> Result<Self, StoreError> {
+        let wait = if clock.can_be_moved() { FOR_EVER } else { WAIT };
+        Self::open_with(path, wait).await
+    }
+
+    async fn open_with(path: &Path, wait: Duration) -> Result<Self, StoreError> {
         let name = path.display().to_string();
         let failed = |e| StoreError::Database("open the file", e);
         make_private(path).map_err(|e| failed(sqlx::Error::Io(e)))?;
@@ -137,7 +156,7 @@ impl Store {
         };
         let writer = pool()
             .max_connections(1)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(wait)
             .connect_with(options.clone())
             .await
             .map_err(failed)?;
@@ -155,7 +174,7 @@ impl Store {
             .map_err(|e| StoreError::Migration(name, e))?;
         let readers = pool()
             .max_connections(4)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(wait)
             .connect_with(options.read_only(true))
             .await
             .map_err(failed)?;

@@ -64,6 +64,11 @@ impl Tenants {
         })
     }
 
+    /// Who looks after tasks.
+    pub(super) fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
     fn served(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
         self.served
             .lock()

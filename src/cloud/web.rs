@@ -13,6 +13,7 @@ mod status;
 mod texts;
 
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum_extra::extract::cookie::Cookie;
+use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use rust_embed::RustEmbed;
+use tokio::sync::oneshot;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use url::Url;
@@ -205,6 +208,10 @@ impl Web {
             .route("/assets/{file}", get(asset))
             .fallback(async || Failure::Kind(Kind::NotFound))
             .method_not_allowed_fallback(async || Failure::Kind(Kind::NotFound))
+            .layer(axum::middleware::from_fn_with_state(
+                Arc::clone(self),
+                to_the_end,
+            ))
             .layer(TimeoutLayer::with_status_code(
                 StatusCode::GATEWAY_TIMEOUT,
                 TIMEOUT,
@@ -271,8 +278,11 @@ impl Web {
         let Some(session) = &mut visit.session else {
             return Err(Failure::Outcome(outcome));
         };
-        session.outcome = serde_json::to_string(&outcome).ok();
-        self.store.put_web_session(name, session).await?;
+        let told = serde_json::to_string(&outcome).unwrap_or_default();
+        if !self.store.tell_web_session(name, &told).await? {
+            return Err(Failure::Outcome(outcome));
+        }
+        session.outcome = Some(told);
         Ok(go("/outcome"))
     }
 
@@ -318,26 +328,40 @@ fn security_headers(login_origin: &str, secure: bool) -> Vec<(HeaderName, Header
     headers
 }
 
+/// What a request costs whoever sends it.
+#[derive(Debug, PartialEq, Eq)]
+enum Cost {
+    Nothing,
+    Begins,
+    ComesBack,
+}
+
+/// Secret links count by any method: HEAD is answered as GET is, and begins a session too.
+fn costs(method: &Method, path: &str) -> Cost {
+    match path {
+        "/callback" => Cost::ComesBack,
+        "/" | "/authorize" | "/sign-in" | "/status/again" | "/status/suites" | "/status/link"
+            if *method == Method::POST =>
+        {
+            Cost::Begins
+        }
+        _ if path.starts_with("/for/") || path.starts_with("/s/") => Cost::Begins,
+        _ => Cost::Nothing,
+    }
+}
+
 /// Counts what costs something, by the browser's address.
 async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let begins = match (request.method(), path) {
-        (&Method::POST, "/" | "/authorize" | "/sign-in") => true,
-        (&Method::GET, path) => path.starts_with("/for/") || path.starts_with("/s/"),
-        _ => false,
-    };
-    let budget = if begins {
-        Some(&web.limits.begin)
-    } else if path == "/callback" {
-        Some(&web.limits.callback)
-    } else {
-        None
+    let budget = match costs(request.method(), request.uri().path()) {
+        Cost::Nothing => None,
+        Cost::Begins => Some(&web.limits.begin),
+        Cost::ComesBack => Some(&web.limits.callback),
     };
     let peer = request.extensions().get::<Peer>();
     let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
     let address = limits::address(peer, web.config.behind_proxy, request.headers());
     if budget.is_some_and(|budget| !budget.allows(address)) {
-        // Not the path: it may be a secret link.
+        // Not which path: in some there is a secret.
         tracing::warn!("too many sign-ins from one address");
         let mut response = Failure::Kind(Kind::TooMany).into_response();
         let wait = HeaderValue::from_static("60");
@@ -349,12 +373,36 @@ async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Res
     next.run(request).await
 }
 
+/// What changes something runs to its end, also when nobody waits for the answer any more. `security-and-faults.md` §6.
+async fn to_the_end(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    if *method != Method::POST && costs(method, path) == Cost::Nothing {
+        return next.run(request).await;
+    }
+    let (tell, told) = oneshot::channel();
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    web.tenants.supervisor().run_once("page", async move {
+        let _ = tell.send(work.await);
+    });
+    match told.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(_) => Failure::Ours("a page was stopped".into()).into_response(),
+    }
+}
+
 /// Gives every answer its headers, and failures their page.
 async fn finish(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    if let Some(ToShow(to_show)) = response.extensions_mut().remove::<ToShow>() {
+    let late = response.status() == StatusCode::GATEWAY_TIMEOUT;
+    let to_show = match response.extensions_mut().remove::<ToShow>() {
+        Some(ToShow(to_show)) => Some(to_show),
+        None => late.then_some(Err(Kind::Down)),
+    };
+    if let Some(to_show) = to_show {
         let outcome = to_show.unwrap_or_else(|kind| Outcome::plain(kind, "", web.clock.now()));
         let status = match outcome.kind.row(web.texts).status {
+            StatusCode::OK if late => StatusCode::GATEWAY_TIMEOUT,
             StatusCode::OK => StatusCode::BAD_REQUEST,
             status => status,
         };
@@ -386,4 +434,34 @@ async fn asset(Path(file): Path<String>) -> Answer {
         (header::CACHE_CONTROL, "public, max-age=300".to_owned()),
     ];
     Ok((headers, found.data.into_owned()).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_something_costs_by_whatever_method_it_is_reached() {
+        for method in [Method::GET, Method::HEAD, Method::POST] {
+            for path in ["/s/abc", "/for/abc"] {
+                assert_eq!(costs(&method, path), Cost::Begins, "{method} {path}");
+            }
+            assert_eq!(costs(&method, "/callback"), Cost::ComesBack);
+        }
+        for path in [
+            "/",
+            "/authorize",
+            "/sign-in",
+            "/status/again",
+            "/status/suites",
+            "/status/link",
+        ] {
+            assert_eq!(costs(&Method::POST, path), Cost::Begins, "{path}");
+            assert_eq!(
+                costs(&Method::GET, path),
+                Cost::Nothing,
+                "looking is free: {path}"
+            );
+        }
+    }
 }

@@ -678,8 +678,28 @@ async fn nobody_sees_or_takes_over_somebody_else_s_tenant() {
             .contains("Connection of Contoso Ltd"),
         "a link is not enough to disconnect"
     );
-    // A new link ends the old one; a changed letter opens nothing.
+    // There is an end to codes that nobody uses.
+    let mut codes = 1;
+    while guest.post("/status/suites", &[]).await.status == 200 {
+        codes += 1;
+        assert!(codes <= 100);
+    }
+    assert_eq!(codes, 99, "and one from the beginning");
+    guest.open("/status").await;
+    // A new link ends the old one and who came by it; a changed letter opens nothing.
+    let second = Visitor::new(&stage);
+    assert!(
+        second
+            .open(&format!("/s/{link}"))
+            .await
+            .body
+            .contains("Connection of")
+    );
     guest.post("/status/link", &[]).await;
+    assert!(!second.open("/status").await.body.contains("Connection of"));
+    for still in [&guest, &contoso] {
+        assert!(still.open("/status").await.body.contains("Connection of"));
+    }
     for wrong in [
         link.clone(),
         format!("{}x", &link[..42]),
@@ -744,14 +764,43 @@ async fn re_authorization_is_for_exactly_that_tenant() {
         "wrong-organisation"
     );
 
+    // Going on with the rights of a session makes none that lives longer.
+    let database = stage.folder().join("cloud.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let seven_hours = 7 * 3_600_000;
+    sqlx::query("UPDATE web_sessions SET created_at = created_at - $1")
+        .bind(seven_hours)
+        .execute(&pool)
+        .await
+        .unwrap();
+    visitor.get("/status").await;
+    visitor.post("/status/again", &[]).await;
+
     // Another account of the same organisation may: whoever sent it here could see the status page.
     let bob = upns(&tenant)[1].clone();
     assert_eq!(
         visitor.through_microsoft(&bob).await.location(),
         "/authorize"
     );
+    let young: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM web_sessions WHERE tenant_id IS NOT NULL AND created_at > used_at - $1",
+    )
+    .bind(seven_hours)
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(young, 0);
+    pool.close().await;
+    // Ann, who authorized before, looks at it elsewhere; then it is Bob's.
+    let ann = Visitor::new(&stage);
+    ann.get("/status").await;
+    let away = ann.post("/sign-in", &[]).await.location();
+    let back = ann.at_microsoft(&away, &upns(&tenant)[0], "accept").await;
+    assert!(ann.open(&back).await.body.contains("Connection of"));
     visitor.get("/authorize").await;
     let done = visitor.post("/complete", &[]).await;
+    assert!(!ann.open("/status").await.body.contains("Connection of"));
     assert!(
         done.body.contains("Authorized anew") && !done.body.contains("id=\"code\""),
         "{}",
@@ -864,4 +913,35 @@ async fn the_operator_s_link_mends_a_connection_of_the_command_line() {
     assert_eq!(page.status, 200, "{}", page.body);
     cloud(&["tenant", "remove", "adventure", "--yes"]);
     assert_eq!(Visitor::new(&stage).get(link).await.outcome(), "used");
+}
+
+#[tokio::test]
+async fn what_was_begun_runs_to_its_end_though_nobody_waits_for_it() {
+    let (stage, tenant) = stage().await;
+    let visitor = Visitor::new(&stage);
+    visitor.begin("contoso.example", "service-account").await;
+    let away = visitor.authorize().await;
+    let back = visitor
+        .at_microsoft(&away, &upns(&tenant)[0], "accept")
+        .await;
+    let slow = Fault::Slow { delay_ms: 300 };
+    stage.microsoft.set_fault(slow, Scope::All, None);
+    // The browser is closed while Microsoft is asked.
+    let gone = tokio::time::timeout(std::time::Duration::from_millis(150), visitor.get(&back));
+    assert!(gone.await.is_err());
+    let database = stage.folder().join("cloud.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    for left in (0..100).rev() {
+        let step: String = sqlx::query_scalar("SELECT step FROM onboardings")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        if step == "authorized" {
+            break;
+        }
+        assert!(left > 0, "it is {step}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    pool.close().await;
 }

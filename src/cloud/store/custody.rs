@@ -112,7 +112,7 @@ impl Store {
             .map_err(|e| StoreError::Database("read a data key", e))
     }
 
-    /// All wrapped data keys in an order of their own: so many after this one.
+    /// All wrapped data keys in an order of their own: so many after this one. A wish that was fulfilled has none any more.
     pub async fn data_keys(
         &self,
         after: Option<&WrappedKey>,
@@ -123,7 +123,7 @@ impl Store {
         sqlx::query(
             "SELECT * FROM (
                 SELECT 'tenant' AS kind, tenant_id AS id, tenant_id, wrapped FROM data_keys
-                UNION ALL SELECT 'onboarding', onboarding_id, tenant_id, wrapped_key FROM onboardings
+                UNION ALL SELECT 'onboarding', onboarding_id, tenant_id, wrapped_key FROM onboardings WHERE step <> 'completed'
              ) WHERE (kind, id) > ($1, $2) ORDER BY kind, id LIMIT $3",
         )
         .bind(kind)
@@ -225,8 +225,9 @@ impl Store {
         .map_err(|e| StoreError::Database("note that a renewal has ended", e))
     }
 
-    /// Ends a try: the token of `intent.generation` is replaced by one sealed for the next. False when the note is not there any more,
-    /// because a new authorization has replaced the token.
+    /// Ends a try: the token of `intent.generation` is replaced by one sealed for the next. False when that one is not there any more,
+    /// or the data key that has sealed the new one, because a new authorization has replaced them. Notes do not count here: where
+    /// using a token revokes it, what a try brought is all there is, also when another has begun or ended with the same one meanwhile.
     pub async fn replace_refresh_token(
         &self,
         intent: Intent,
@@ -240,13 +241,13 @@ impl Store {
             .await
             .map_err(failed)?;
         let replaced = sqlx::query(
-            "UPDATE refresh_tokens SET previous = sealed, sealed = $4, generation = generation + 1, updated_at = $5,
+            "UPDATE refresh_tokens SET previous = sealed, sealed = $3, generation = generation + 1, updated_at = $4,
                 intent_id = NULL, intent_at = NULL, interrupted = 0
-             WHERE tenant_id = $1 AND generation = $2 AND intent_id = $3",
+             WHERE tenant_id = $1 AND generation = $2 AND EXISTS (SELECT 1 FROM data_keys k
+                WHERE k.tenant_id = $1 AND substr(k.wrapped, 7, 4) = substr($3, 7, 4))",
         )
         .bind(intent.tenant.to_string())
         .bind(intent.generation)
-        .bind(intent.id.as_slice())
         .bind(sealed)
         .bind(now.as_millis())
         .execute(&mut *tx)

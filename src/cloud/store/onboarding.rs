@@ -255,6 +255,24 @@ impl Store {
             .map_err(|e| StoreError::Database("count the onboardings", e))
     }
 
+    /// Forgets the oldest onboardings for which nobody has signed in, begun by then: up to so many. Returns how many.
+    pub async fn forget_oldest_onboardings(
+        &self,
+        begun_by: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        sqlx::query(
+            "DELETE FROM onboardings WHERE onboarding_id IN (SELECT onboarding_id FROM onboardings
+                WHERE step = 'open' AND created_at <= $1 ORDER BY created_at LIMIT $2)",
+        )
+        .bind(begun_by.as_millis())
+        .bind(i64::from(limit))
+        .execute(&self.writer)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(|e| StoreError::Database("forget the oldest onboardings", e))
+    }
+
     /// An onboarding that has not expired.
     pub async fn onboarding(
         &self,
@@ -313,10 +331,12 @@ impl Store {
         .map_err(|e| StoreError::Database("choose a connection", e))
     }
 
-    /// Notes who has signed in for an onboarding, and what came with it. False once completed.
+    /// Notes who has signed in for an onboarding, and what came with it. False once completed, or when another kind of connection
+    /// was chosen meanwhile: what was asked and checked is not what would be connected.
     pub async fn note_sign_in(
         &self,
         id: Uuid,
+        kind: ConnectionKind,
         account: UserId,
         details: &[u8],
         refresh_token: Option<&[u8]>,
@@ -324,13 +344,14 @@ impl Store {
     ) -> Result<bool, StoreError> {
         sqlx::query(
             "UPDATE onboardings SET step = 'signed-in', account_id = $2, details = $3, refresh_token = $4, signed_in_at = $5
-             WHERE onboarding_id = $1 AND step <> 'completed'",
+             WHERE onboarding_id = $1 AND connection = $6 AND step <> 'completed'",
         )
         .bind(id.to_string())
         .bind(account.to_string())
         .bind(details)
         .bind(refresh_token)
         .bind(now.as_millis())
+        .bind(kind.as_str())
         .execute(&self.writer)
         .await
         .map(|done| done.rows_affected() == 1)
@@ -352,7 +373,7 @@ impl Store {
     }
 
     /// Connects the tenant as authorized, and forgets the onboarding's secrets; all or nothing. False when it is not authorized
-    /// by this account, or completed already, or somebody else has connected the tenant meanwhile.
+    /// by this account, or completed already, or somebody else has connected or changed the tenant meanwhile.
     pub async fn complete_onboarding(
         &self,
         id: Uuid,
@@ -368,12 +389,14 @@ impl Store {
             .map_err(failed)?;
         let completed = sqlx::query(
             "UPDATE onboardings SET step = 'completed', refresh_token = NULL, details = X'', wrapped_key = X''
-             WHERE onboarding_id = $1 AND tenant_id = $2 AND account_id = $3 AND step = 'authorized' AND (reconnects = 1
-                   OR NOT EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = $2 AND t.status <> 'gone'))",
+             WHERE onboarding_id = $1 AND tenant_id = $2 AND account_id = $3 AND step = 'authorized'
+               AND (NOT EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = $2 AND t.status <> 'gone')
+                    OR (reconnects = 1 AND EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = $2 AND t.updated_at = $4)))",
         )
         .bind(id.to_string())
         .bind(new.row.id.to_string())
         .bind(connection.account.to_string())
+        .bind(new.row.updated_at.as_millis())
         .execute(&mut *tx)
         .await
         .map_err(failed)?
@@ -395,6 +418,13 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
+        // Whoever authorized before has no more to see here than anybody else.
+        sqlx::query("DELETE FROM web_sessions WHERE tenant_id = $1 AND account_id <> $2")
+            .bind(new.row.id.to_string())
+            .bind(connection.account.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(true)
     }
@@ -467,7 +497,7 @@ impl Store {
             .transpose()
     }
 
-    /// Begins a session, or replaces what is known of it.
+    /// Begins a session.
     pub async fn put_web_session(
         &self,
         session_hash: [u8; 32],
@@ -475,8 +505,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO web_sessions (session_hash, onboarding_id, tenant_id, account_id, outcome, created_at, used_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)
-             ON CONFLICT (session_hash) DO UPDATE SET onboarding_id = $2, tenant_id = $3, account_id = $4, outcome = $5, used_at = $7",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(session_hash.as_slice())
         .bind(session.onboarding.map(|id| id.to_string()))
@@ -489,6 +518,54 @@ impl Store {
         .await
         .map(drop)
         .map_err(|e| StoreError::Database("save a session", e))
+    }
+
+    /// Notes that a session was used. One that has ended meanwhile stays ended.
+    pub async fn note_session_use(
+        &self,
+        session_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE web_sessions SET used_at = max(used_at, $2) WHERE session_hash = $1")
+            .bind(session_hash.as_slice())
+            .bind(now.as_millis())
+            .execute(&self.writer)
+            .await
+            .map(drop)
+            .map_err(|e| StoreError::Database("note the use of a session", e))
+    }
+
+    /// Keeps what to tell on the next page of a session. False when it has ended meanwhile: it stays ended.
+    pub async fn tell_web_session(
+        &self,
+        session_hash: [u8; 32],
+        outcome: &str,
+    ) -> Result<bool, StoreError> {
+        sqlx::query("UPDATE web_sessions SET outcome = $2 WHERE session_hash = $1")
+            .bind(session_hash.as_slice())
+            .bind(outcome)
+            .execute(&self.writer)
+            .await
+            .map(|done| done.rows_affected() == 1)
+            .map_err(|e| StoreError::Database("note what to tell", e))
+    }
+
+    /// Ends the sessions that may see a tenant by a link, but for this one.
+    pub async fn end_sessions_by_link(
+        &self,
+        tenant: TenantId,
+        but_for: [u8; 32],
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "DELETE FROM web_sessions WHERE tenant_id = $1 AND session_hash <> $2 AND (account_id IS NULL
+                OR account_id <> coalesce((SELECT c.account_id FROM connections c WHERE c.tenant_id = $1), ''))",
+        )
+        .bind(tenant.to_string())
+        .bind(but_for.as_slice())
+        .execute(&self.writer)
+        .await
+        .map(drop)
+        .map_err(|e| StoreError::Database("end the sessions of a link", e))
     }
 
     /// A session used after `used_since` and begun after `begun_since`, whose tenant is not gone.

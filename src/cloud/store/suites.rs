@@ -114,6 +114,23 @@ impl Store {
         Ok(true)
     }
 
+    /// How many codes of a tenant could be used now.
+    pub async fn open_enrolment_codes(
+        &self,
+        tenant: TenantId,
+        now: Timestamp,
+    ) -> Result<i64, StoreError> {
+        sqlx::query(
+            "SELECT count(*) FROM enrolment_codes WHERE tenant_id = $1 AND used_at IS NULL AND expires_at > $2",
+        )
+        .bind(tenant.to_string())
+        .bind(now.as_millis())
+        .fetch_one(&self.readers)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|e| StoreError::Database("count the enrolment codes", e))
+    }
+
     /// Trades a code for a suite with this key.
     pub async fn enrol(
         &self,

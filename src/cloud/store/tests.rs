@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{SuiteId, TenantId, Timestamp};
+use crate::model::{SuiteId, TenantId, Timestamp, UserId};
 
 const BY: &Actor = &Actor::Service;
 
@@ -97,21 +97,15 @@ fn intent(tenant: TenantId, generation: i64, id: u8) -> Intent {
 }
 
 #[tokio::test]
-async fn a_refresh_token_is_replaced_once_per_generation_by_who_has_noted_the_try() {
+async fn a_refresh_token_is_replaced_once_per_generation_by_who_comes_first() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"one"));
     let id = new.row.id;
     store.put_tenant(&new, BY, NOW).await.unwrap();
     let (first, second) = (intent(id, 1, 1), intent(id, 1, 2));
-    let unannounced = store.replace_refresh_token(first, b"two", NOW).await;
-    assert!(!unannounced.unwrap());
     assert_eq!(store.begin_refresh(first).await.unwrap(), Some(0));
-    assert!(
-        !store
-            .replace_refresh_token(second, b"x", NOW)
-            .await
-            .unwrap()
-    );
+    // The first was slow, and somebody else has begun with the same token: what it brings must not be lost.
+    assert_eq!(store.begin_refresh(second).await.unwrap(), Some(1));
     assert!(
         store
             .replace_refresh_token(first, b"two", NOW)
@@ -120,7 +114,7 @@ async fn a_refresh_token_is_replaced_once_per_generation_by_who_has_noted_the_tr
     );
     assert!(
         !store
-            .replace_refresh_token(first, b"late", NOW)
+            .replace_refresh_token(second, b"late", NOW)
             .await
             .unwrap()
     );
@@ -159,17 +153,16 @@ async fn a_try_without_an_end_is_counted_until_one_succeeds() {
 }
 
 #[tokio::test]
-async fn a_new_authorization_takes_the_note_away_so_that_a_late_answer_cannot_replace_it() {
+async fn a_late_answer_cannot_replace_a_new_authorization() {
     let (_dir, store) = store().await;
     let new = new_tenant(1, Some(b"one"));
     let id = new.row.id;
     store.put_tenant(&new, BY, NOW).await.unwrap();
     let late = intent(id, 1, 1);
     store.begin_refresh(late).await.unwrap();
-    store
-        .put_tenant(&new_tenant(1, Some(b"anew")), BY, NOW)
-        .await
-        .unwrap();
+    let mut anew = new_tenant(1, Some(b"anew"));
+    anew.sealed_refresh_token = Some((5, b"anew".to_vec()));
+    store.put_tenant(&anew, BY, NOW).await.unwrap();
     assert!(
         !store
             .replace_refresh_token(late, b"late", NOW)
@@ -179,6 +172,13 @@ async fn a_new_authorization_takes_the_note_away_so_that_a_late_answer_cannot_re
     assert!(!store.keep_refresh_token(late).await.unwrap());
     let token = store.refresh_token(id).await.unwrap().unwrap();
     assert_eq!(token.sealed, b"anew");
+    // Nor what another data key has sealed, whatever its generation.
+    anew.wrapped_data_key = b"v1kek_dek1 wrapped".to_vec();
+    store.put_tenant(&anew, BY, NOW).await.unwrap();
+    let replace =
+        |sealed: &'static [u8]| store.replace_refresh_token(intent(id, 5, 1), sealed, NOW);
+    assert!(!replace(b"v10000dek2 sealed").await.unwrap());
+    assert!(replace(b"v10000dek1 sealed").await.unwrap());
 }
 
 #[tokio::test]
@@ -455,6 +455,124 @@ async fn a_file_of_every_earlier_version_is_brought_up_to_date_and_loses_nothing
         let token = store.refresh_token(tenant).await.unwrap().unwrap();
         assert_eq!((token.generation, token.sealed), (3, vec![3, 4]));
         assert!(store.connection(tenant).await.unwrap().is_none());
+    }
+}
+
+async fn authorized(store: &Store, id: uuid::Uuid, account: UserId, reconnects: bool) {
+    let kind = ConnectionKind::Organisation;
+    let wish = NewOnboarding {
+        id,
+        tenant: TenantId(uuid::Uuid::from_u128(1)),
+        domain: "contoso.example".into(),
+        reconnects,
+        wrapped_key: Vec::new(),
+        details: Vec::new(),
+        connection: Some(kind),
+        link_hash: None,
+        expires_at: NOW.plus(Duration::from_hours(1)),
+    };
+    store.put_onboarding(&wish, NOW).await.unwrap();
+    // What was signed in for another kind of connection does not count.
+    let other = ConnectionKind::ServiceAccount;
+    let noted = store.note_sign_in(id, other, account, b"", Some(b"t"), NOW);
+    assert!(!noted.await.unwrap());
+    let noted = store.note_sign_in(id, kind, account, b"", None, NOW);
+    assert!(noted.await.unwrap());
+    assert!(store.note_authorized(id, account).await.unwrap());
+}
+
+#[tokio::test]
+async fn authorizing_anew_takes_back_nothing_the_operator_has_changed_meanwhile() {
+    let (_dir, store) = store().await;
+    let (id, account) = (uuid::Uuid::from_u128(9), UserId(uuid::Uuid::from_u128(8)));
+    store
+        .put_tenant(&new_tenant(1, None), BY, NOW)
+        .await
+        .unwrap();
+    authorized(&store, id, account, true).await;
+    let connection = ConnectionRow {
+        domain: "contoso.example".into(),
+        account,
+        authorized_at: NOW,
+        details: Vec::new(),
+    };
+    let mut new = new_tenant(1, None);
+    new.row = store.tenant(new.row.id).await.unwrap().unwrap();
+    let suspended = TenantStatus::Suspended;
+    store
+        .set_tenant_status(new.row.id, suspended, BY, NOW)
+        .await
+        .unwrap();
+    let completed = store.complete_onboarding(id, &new, &connection, NOW).await;
+    assert!(!completed.unwrap(), "it was read before");
+    new.row = store.tenant(new.row.id).await.unwrap().unwrap();
+    let completed = store.complete_onboarding(id, &new, &connection, NOW).await;
+    assert!(completed.unwrap());
+    let row = store.tenant(new.row.id).await.unwrap().unwrap();
+    assert_eq!(row.status, suspended);
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_does_not_come_back() {
+    let (_dir, store) = store().await;
+    let (name, early) = ([7; 32], Timestamp::default());
+    let session = WebSessionRow {
+        created_at: NOW,
+        used_at: NOW,
+        ..WebSessionRow::default()
+    };
+    store.put_web_session(name, &session).await.unwrap();
+    assert!(store.tell_web_session(name, "{}").await.unwrap());
+    store
+        .note_session_use(name, NOW.plus(Duration::from_secs(9)))
+        .await
+        .unwrap();
+    let there = store.web_session(name, early, early).await.unwrap();
+    let there = there.unwrap();
+    assert_eq!(there.outcome.as_deref(), Some("{}"));
+    assert_eq!(there.used_at, NOW.plus(Duration::from_secs(9)));
+    store.end_web_session(name).await.unwrap();
+    // Requests that were under way when it ended.
+    store.note_session_use(name, NOW).await.unwrap();
+    assert!(!store.tell_web_session(name, "{}").await.unwrap());
+    assert!(
+        store
+            .web_session(name, early, early)
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn in_a_flood_the_oldest_wishes_give_way_that_nobody_has_taken_further() {
+    let (_dir, store) = store().await;
+    let id = uuid::Uuid::from_u128;
+    let wish = |n: u128| NewOnboarding {
+        id: id(n),
+        tenant: TenantId(id(1)),
+        domain: "contoso.example".into(),
+        reconnects: false,
+        wrapped_key: Vec::new(),
+        details: Vec::new(),
+        connection: Some(ConnectionKind::Organisation),
+        link_hash: None,
+        expires_at: NOW.plus(Duration::from_hours(1)),
+    };
+    for n in 1..=5_u8 {
+        let begun = NOW.plus(Duration::from_mins(n.into()));
+        store.put_onboarding(&wish(n.into()), begun).await.unwrap();
+    }
+    let (kind, account) = (ConnectionKind::Organisation, UserId(id(8)));
+    let noted = store.note_sign_in(id(1), kind, account, b"", None, NOW);
+    assert!(noted.await.unwrap());
+    let begun_by = NOW.plus(Duration::from_mins(4));
+    let forget = |limit| store.forget_oldest_onboardings(begun_by, limit);
+    assert_eq!(forget(2).await.unwrap(), 2);
+    assert_eq!(forget(9).await.unwrap(), 1);
+    for (n, there) in [(1, true), (2, false), (3, false), (4, false), (5, true)] {
+        let found = store.onboarding(id(n), NOW).await.unwrap();
+        assert_eq!(found.is_some(), there, "{n}");
     }
 }
 

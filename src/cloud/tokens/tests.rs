@@ -32,7 +32,10 @@ where
     F: Future<Output = Response> + Send,
 {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("cloud.db")).await.unwrap();
+    let clock = Clock::test(NOW);
+    let store = Store::open_beside(&folder.path().join("cloud.db"), &clock)
+        .await
+        .unwrap();
     let ring = KeyRing::create(&folder.path().join("key")).unwrap();
     let asked = Asked::default();
     let log = asked.clone();
@@ -48,7 +51,6 @@ where
             answer(sent).await
         }
     });
-    let clock = Clock::test(NOW);
     let entra = Entra::new(
         Arc::new(RouterTransport(router)),
         Url::parse("https://login.example").unwrap(),
@@ -307,6 +309,43 @@ async fn what_a_forgotten_renewal_brings_does_not_disturb_the_one_after_it() {
     assert!(matches!(late, Err(TokenError::Interrupted)));
     assert!(Arc::ptr_eq(&scene.access().await.unwrap(), &new));
     assert_eq!(scene.asked(), ["rt1", "anew"]);
+}
+
+#[tokio::test]
+async fn where_use_revokes_a_token_a_renewal_that_was_forgotten_loses_nothing() {
+    let go = Arc::new(tokio::sync::Notify::new());
+    let told = go.clone();
+    let asked = Arc::new(AtomicU64::new(0));
+    let scene = scene(move |sent: String| {
+        let (told, nth) = (told.clone(), asked.fetch_add(1, Ordering::Relaxed));
+        async move {
+            match (sent.as_str(), nth) {
+                ("rt1", 0) => {
+                    told.notified().await;
+                    given("rt2")
+                }
+                ("rt1", _) => refused(50173),
+                _ => given("rt3"),
+            }
+        }
+    })
+    .await;
+    let first = scene.access();
+    let second = async {
+        while scene.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // As when the operator suspends a tenant and lets it be served again.
+        scene.tokens.forget(TENANT);
+        let second = scene.access().await;
+        go.notify_one();
+        second
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_ok() && second.is_err());
+    scene.later();
+    scene.access().await.unwrap();
+    assert_eq!(scene.asked(), ["rt1", "rt1", "rt2"]);
 }
 
 #[tokio::test]

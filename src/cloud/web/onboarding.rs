@@ -1,6 +1,7 @@
 //! From the form to the enrolment code.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
@@ -21,11 +22,20 @@ use crate::cloud::store::{
 };
 use crate::cloud::tokens::chain;
 use crate::microsoft::entra::{Ask, SignIn, SignedIn, refused_in_browser};
-use crate::model::TenantId;
+use crate::model::{TenantId, Timestamp};
 use crate::secret::{Secret, random_token, sha256};
 
 /// Most onboardings remembered at the same time, over all customers: more are a flood.
 const MAX_ONBOARDINGS: i64 = 20_000;
+
+/// In a flood, those that nobody has taken further for so long give way to new ones.
+const KEPT_IN_A_FLOOD: Duration = Duration::from_hours(1);
+
+/// So many give way at a time.
+const GIVE_WAY: u32 = 100;
+
+/// Most enrolment codes of a tenant that are not used yet.
+const MAX_CODES: i64 = 100;
 
 /// The form.
 pub async fn start(State(web): State<Arc<Web>>, visit: Visit) -> Answer {
@@ -61,10 +71,7 @@ pub async fn begin(
         let c = web.common(Some(&visit));
         return Ok(page(&StartPage::new(c, wish, &flaws, trouble)));
     };
-    if web.store.onboardings().await? >= MAX_ONBOARDINGS {
-        tracing::error!("no further onboarding begins: too many are remembered");
-        return Err(Failure::Kind(Kind::TooMany));
-    }
+    web.make_room().await?;
     let id = web.onboardings.begin(&wish, tenant).await?;
     let session = WebSessionRow {
         onboarding: Some(id),
@@ -82,6 +89,26 @@ impl Web {
         } else {
             response
         }
+    }
+
+    /// Sees that there is room for another onboarding.
+    pub(super) async fn make_room(&self) -> Result<(), Failure> {
+        if self.store.onboardings().await? < MAX_ONBOARDINGS {
+            return Ok(());
+        }
+        let begun_by = self.clock.now().minus(KEPT_IN_A_FLOOD);
+        let forgotten = self
+            .store
+            .forget_oldest_onboardings(begun_by, GIVE_WAY)
+            .await?;
+        tracing::error!(
+            forgotten,
+            "too many onboardings are remembered: the oldest that nobody has taken further give way"
+        );
+        if forgotten == 0 {
+            return Err(Failure::Kind(Kind::TooMany));
+        }
+        Ok(())
     }
 
     /// The onboarding this browser works on.
@@ -427,14 +454,16 @@ async fn authorized(
         Ok(signed_in) => signed_in,
         Err(trouble) => return web.refuse(visit, row, &trouble).await,
     };
-    let tenant = match &works {
-        Err(Trouble::AlreadyConnected) => web.tenant_of(&person).await?,
-        _ => visit.session.as_ref().and_then(|s| s.tenant),
+    let before = visit.session.clone().unwrap_or_default();
+    let (tenant, created_at) = match &works {
+        Err(Trouble::AlreadyConnected) => (web.tenant_of(&person).await?, Timestamp::default()),
+        _ => (before.tenant, before.created_at),
     };
     let session = WebSessionRow {
         onboarding: Some(row.id),
         tenant,
         account: Some(person.account),
+        created_at,
         ..WebSessionRow::default()
     };
     let cookie = visit.begin_session(web, session).await?;
@@ -460,6 +489,10 @@ impl Web {
         visit: &Visit,
         tenant: TenantId,
     ) -> Result<Enrolment, Failure> {
+        let open = self.store.open_enrolment_codes(tenant, self.clock.now());
+        if open.await? >= MAX_CODES {
+            return Err(Failure::Kind(Kind::TooMany));
+        }
         let invited = invite_suite(
             &self.store,
             &self.clock,

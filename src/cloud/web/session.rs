@@ -41,6 +41,9 @@ const TOKEN_LENGTH: usize = 43;
 /// Most bytes of a form.
 const MAX_FORM: usize = 64 << 10;
 
+/// Longest time for a form to arrive. `security-and-faults.md` §2.
+const READ_FORM: Duration = Duration::from_secs(10);
+
 /// The names of our cookies: with the prefix that browsers guard, wherever there is TLS.
 #[derive(Debug, Clone, Copy)]
 pub struct CookieNames {
@@ -178,12 +181,13 @@ impl Visit {
             && session.used_at.until(now) >= NOTE_USE
         {
             session.used_at = now;
-            web.store.put_web_session(name, session).await?;
+            web.store.note_session_use(name, now).await?;
         }
         Ok(())
     }
 
-    /// Begins a session under a new name, in place of the one before: whoever knew that one knows nothing of this.
+    /// Begins a session under a new name, in place of the one before: whoever knew that one knows nothing of this. What goes on with
+    /// the rights of the one before, and therefore says when that was begun, lives no longer than it.
     pub async fn begin_session(
         &mut self,
         web: &Web,
@@ -194,7 +198,10 @@ impl Visit {
         }
         let now = web.clock.now();
         let session = WebSessionRow {
-            created_at: now,
+            created_at: match session.created_at {
+                begun if begun == Timestamp::default() => now,
+                begun => begun,
+            },
             used_at: now,
             ..session
         };
@@ -248,8 +255,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Web>> for Posted<T> {
         }
         let mut visit = Visit::read(web, request.headers()).await?;
         visit.note_use(web, web.clock.now()).await?;
-        let body = axum::body::to_bytes(request.into_body(), MAX_FORM)
+        let body = axum::body::to_bytes(request.into_body(), MAX_FORM);
+        let body = tokio::time::timeout(READ_FORM, body)
             .await
+            .map_err(|_| forbidden())?
             .map_err(|_| forbidden())?;
         let guarded: Guarded = serde_urlencoded::from_bytes(&body).map_err(|_| forbidden())?;
         if visit.is_new || !same(&guarded.csrf, &visit.csrf()) {

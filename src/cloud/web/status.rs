@@ -317,6 +317,10 @@ pub async fn new_link(
 ) -> Answer {
     let ctx = web.must_see_tenant(&visit).await?;
     let link = web.new_status_link(&visit, ctx.tenant.id).await?;
+    // Who came by an earlier link has no more to see; but for who asks for the new one.
+    web.store
+        .end_sessions_by_link(ctx.tenant.id, visit.hash())
+        .await?;
     let shown = web.status_page(&visit, ctx, None, Some(link)).await?;
     Ok(page(&shown))
 }
@@ -327,6 +331,7 @@ pub async fn again(
     Posted { mut visit, .. }: Posted<Nothing>,
 ) -> Answer {
     let ctx = web.must_see_tenant(&visit).await?;
+    web.make_room().await?;
     let id = web.onboardings.begin_again(&ctx.tenant).await?;
     let session = WebSessionRow {
         onboarding: Some(id),
