@@ -28,7 +28,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Row as _, SqlStr};
+use sqlx::{Row as _, SqlStr, SqliteTransaction};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -223,6 +223,20 @@ impl Store {
             .await
             .and_then(|row| row.try_get(0))
             .map_err(|e| StoreError::Database("read the revision", e))
+    }
+
+    /// Begins to write; nobody else does until it is over.
+    async fn begin(&self) -> Result<SqliteTransaction<'static>, sqlx::Error> {
+        const BEGIN: &str = "BEGIN IMMEDIATE";
+        match self.writer.begin_with(BEGIN).await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                // SQLite has ended a transaction by itself, because the disk was full for example, and sqlx 0.9.0 counts it as open
+                // for ever: that connection is of no use any more.
+                self.writer.acquire().await?.close().await?;
+                self.writer.begin_with(BEGIN).await
+            }
+            begun => begun,
+        }
     }
 
     /// Writes back what is pending and closes the file.

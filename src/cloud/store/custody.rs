@@ -149,11 +149,7 @@ impl Store {
     /// Replaces wrapped data keys in one transaction, each only if it is still as it was read. Returns how many were.
     pub async fn rewrap_data_keys(&self, batch: &[Rewrapped]) -> Result<u64, StoreError> {
         let failed = |e| StoreError::Database("wrap data keys anew", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let mut replaced = 0;
         for one in batch {
             let statement = match one.old.holder {
@@ -235,11 +231,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("save a refresh token", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let replaced = sqlx::query(
             "UPDATE refresh_tokens SET previous = sealed, sealed = $3, generation = generation + 1, updated_at = $4,
                 intent_id = NULL, intent_at = NULL, interrupted = 0
@@ -293,11 +285,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Destroyed>, StoreError> {
         let failed = |e| StoreError::Database("off-board a tenant", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let (tenant, id) = (id, id.to_string());
         let known = sqlx::query(
             "UPDATE tenants SET status = 'gone', updated_at = MAX($2, updated_at + 1) WHERE tenant_id = $1",

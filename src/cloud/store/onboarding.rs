@@ -382,11 +382,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("complete an onboarding", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let completed = sqlx::query(
             "UPDATE onboardings SET step = 'completed', refresh_token = NULL, details = X'', wrapped_key = X''
              WHERE onboarding_id = $1 AND tenant_id = $2 AND account_id = $3 AND step = 'authorized'
@@ -620,11 +616,7 @@ impl Store {
         expires_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
         let failed = |e| StoreError::Database("make a link", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         if replace {
             sqlx::query("DELETE FROM status_links WHERE tenant_id = $1")
                 .bind(tenant.to_string())

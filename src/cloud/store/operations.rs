@@ -48,11 +48,7 @@ impl Store {
             return Ok(());
         }
         let failed = |e| StoreError::Database("store how the health of a tenant went", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         for (tenant, at, health) in changes {
             let nothing = Cause::default();
             let cause = health.cause.as_ref().unwrap_or(&nothing);
@@ -128,11 +124,7 @@ impl Store {
             return Ok(());
         }
         let failed = |e| StoreError::Database("note which suites are connected", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         for one in seen {
             sqlx::query(
                 "UPDATE suites SET last_seen_at = $2, agent_version = $3 WHERE suite_id = $1",

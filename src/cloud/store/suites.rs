@@ -81,11 +81,7 @@ impl Store {
         expires_at: Timestamp,
     ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("store an enrolment code", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let stored = sqlx::query(
             "INSERT INTO enrolment_codes (code_hash, tenant_id, created_at, expires_at)
              SELECT $1, tenant_id, $3, $4 FROM tenants WHERE tenant_id = $2 AND status <> 'gone'",
@@ -154,11 +150,7 @@ impl Store {
         if plausible.is_none() {
             return Err(EnrolError::NotValid);
         }
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let code = sqlx::query(
             "SELECT c.tenant_id, c.expires_at, c.used_at, c.used_by FROM enrolment_codes c
              JOIN tenants t ON t.tenant_id = c.tenant_id AND t.status <> 'gone' WHERE c.code_hash = $1",
@@ -258,11 +250,7 @@ impl Store {
         previous_until: Timestamp,
     ) -> Result<KeyId, EnrolError> {
         let failed = |e| StoreError::Database("renew a suite's key", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         sqlx::query("DELETE FROM suite_keys WHERE suite_id = $1 AND valid_until <= $2")
             .bind(suite.to_string())
             .bind(now.as_millis())
@@ -337,11 +325,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("revoke a suite", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let tenant = sqlx::query(
             "UPDATE suites SET status = 'revoked', updated_at = $2 WHERE suite_id = $1 RETURNING tenant_id",
         )

@@ -117,11 +117,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("add a tenant", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let is_new = put_tenant(&mut tx, new, by, now).await?;
         tx.commit().await.map_err(failed)?;
         Ok(is_new)
@@ -186,11 +182,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::Database("change a tenant", e);
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin().await.map_err(failed)?;
         let changed =
             sqlx::query("UPDATE tenants SET status = COALESCE($2, status), updated_at = MAX($3, updated_at + 1) WHERE tenant_id = $1 AND status <> 'gone'")
                 .bind(id.to_string())

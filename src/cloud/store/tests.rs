@@ -626,3 +626,30 @@ async fn what_is_done_is_entered_with_who_did_it_and_stays() {
         assert!(refused.is_err(), "{statement}");
     }
 }
+
+#[tokio::test]
+async fn a_disk_that_was_full_is_written_to_again_when_there_is_room() {
+    let (_dir, store) = store().await;
+    store
+        .put_tenant(&new_tenant(1, None), BY, NOW)
+        .await
+        .unwrap();
+    let room = |pages: u32| {
+        let statement = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::query(statement).fetch_one(&store.writer)
+    };
+    room(1).await.unwrap();
+    let mut large = new_tenant(2, None);
+    large.wrapped_data_key = vec![7; 1 << 20];
+    let full = store.put_tenant(&large, BY, NOW).await.unwrap_err();
+    assert!(
+        std::error::Error::source(&full)
+            .unwrap()
+            .to_string()
+            .contains("full"),
+        "{full:?}"
+    );
+    room(u32::MAX - 1).await.unwrap();
+    assert!(store.put_tenant(&large, BY, NOW).await.unwrap());
+    assert_eq!(store.tenants().await.unwrap().len(), 2);
+}
