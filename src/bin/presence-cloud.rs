@@ -342,7 +342,15 @@ async fn rotate_key(store: &Store, file: &Path, progress: impl FnMut(u64)) -> an
 }
 
 async fn serve(config: CloudConfig) -> anyhow::Result<()> {
-    telemetry::init(config.log_format, &config.log_filter);
+    let traces = config.traces.clone();
+    let traces =
+        telemetry::init_with_traces(config.log_format, &config.log_filter, traces.as_ref())?;
+    let outcome = serve_until_interrupted(config).await;
+    traces.stop().await;
+    outcome
+}
+
+async fn serve_until_interrupted(config: CloudConfig) -> anyhow::Result<()> {
     let cloud = Cloud::build(config, Parts::default()).await?;
     let stop = CancellationToken::new();
     let signal = stop.clone();
