@@ -229,6 +229,12 @@ impl Store {
             .map_err(|e| StoreError::Database("read the revision", e))
     }
 
+    /// Connections to the file that are in use just now.
+    pub fn in_use(&self) -> usize {
+        let of = |pool: &SqlitePool| (pool.size() as usize).saturating_sub(pool.num_idle());
+        of(&self.writer) + of(&self.readers)
+    }
+
     /// Begins to write; nobody else does until it is over.
     async fn begin(&self) -> Result<SqliteTransaction<'static>, sqlx::Error> {
         const BEGIN: &str = "BEGIN IMMEDIATE";
