@@ -9,8 +9,9 @@ use presence_bridge::clock::Clock;
 use presence_bridge::cloud::store::ConnectionKind;
 use presence_bridge::model::CoverageState;
 use presence_bridge::simulator::{Endpoint, Tenant, TenantSpec};
-use presence_bridge::telemetry::{self, LogFormat};
 use presence_bridge::world::{Suite, World, WorldSettings};
+
+use super::scan;
 
 /// Far longer than anything takes; reached only when something is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,6 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Stage {
     pub world: World,
     _folder: tempfile::TempDir,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            scan::nothing_was_found();
+        }
+    }
 }
 
 impl Deref for Stage {
@@ -37,8 +46,7 @@ pub fn quick() -> WorldSettings {
 
 impl Stage {
     pub async fn new(settings: WorldSettings) -> Self {
-        // Shown only when the test fails.
-        telemetry::init(LogFormat::Text, "presence_bridge=debug");
+        scan::init();
         let folder = tempfile::tempdir().unwrap();
         let world = World::start(folder.path(), settings).await.unwrap();
         Self {
