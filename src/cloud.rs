@@ -79,6 +79,9 @@ pub enum BuildError {
     /// One of the application's certificates.
     #[error("the credential of the application in {0} cannot be used")]
     Certificate(String, #[source] EntraSetupError),
+    /// The operators' password.
+    #[error("operators could not sign in")]
+    Operators(#[from] operators::password::PasswordError),
     /// TLS of a listener.
     #[error("TLS of a listener cannot be set up")]
     Tls(#[from] TlsSetupError),
@@ -325,6 +328,7 @@ impl Cloud {
             }
             _ => None,
         };
+        Operators::check(&config.operators)?;
         let (operators_listener, operators_address) = bind(config.operators.listen).await?;
         let operators = Operating {
             operators: Arc::new(Operators {

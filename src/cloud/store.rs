@@ -7,6 +7,7 @@ mod audit;
 mod custody;
 mod onboarding;
 mod operations;
+mod operators;
 mod suites;
 mod tenants;
 
@@ -17,6 +18,7 @@ pub use onboarding::{
     WebSessionRow,
 };
 pub use operations::{HistoryEntry, RefreshFacts, Seen};
+pub use operators::{OperatorSession, Role};
 pub use suites::{EnrolError, SuiteKey, SuiteRow};
 pub use tenants::{ConnectionKind, NewTenant, TenantRow, TenantStatus};
 
