@@ -402,6 +402,11 @@ impl Cloud {
             });
         }
         let (of_operators, closing) = (self.operators, close.clone());
+        let stopping = self.supervisor.stopping();
+        let tidying = Arc::clone(&of_operators.operators).tidy_for_ever();
+        self.supervisor.run("operators' tidying", async move {
+            stopping.run_until_cancelled(tidying).await;
+        });
         tracing::info!(address = %of_operators.address, tls = of_operators.tls.is_some(), "serving operators");
         self.supervisor.run("operators' listener", async move {
             let service = of_operators.operators.router();

@@ -1,12 +1,15 @@
 //! What operators see. Everything shown is escaped by the templates.
 
 use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -89,8 +92,7 @@ fn live(template: &impl Template, now: &str, headers: &HeaderMap) -> Answer {
         .render()
         .map_err(|e| Failure::Ours(e.to_string()))?;
     let digest = sha256(html.replace(now, "").as_bytes());
-    let tag: String = digest[..12].iter().map(|b| format!("{b:02x}")).collect();
-    let tag = format!("\"{tag}\"");
+    let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest[..12]));
     let known = headers.get(header::IF_NONE_MATCH);
     let mut response = if known.and_then(|v| v.to_str().ok()) == Some(tag.as_str()) {
         StatusCode::NOT_MODIFIED.into_response()
@@ -128,14 +130,15 @@ pub struct Wish {
 }
 
 impl Wish {
-    fn fits(&self, line: &TenantLine) -> bool {
+    fn fits(&self, line: &TenantLine, domains: &HashMap<TenantId, String>) -> bool {
         let q = self.q.trim().to_lowercase();
         (self.health.is_empty() || line.health.state == self.health)
             && (self.attention.is_empty() || line.attention.as_str() == self.attention)
             && (self.connection.is_empty() || line.connection == self.connection)
             && (q.is_empty()
                 || line.name.to_lowercase().contains(&q)
-                || line.id.to_string().contains(&q))
+                || line.id.to_string().contains(&q)
+                || domains.get(&line.id).is_some_and(|d| d.contains(&q)))
     }
 
     /// The same with something else.
@@ -181,6 +184,10 @@ struct Chip {
 }
 
 /// One row of the overview.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each marks another cell; they go together in every way"
+)]
 struct Row {
     id: TenantId,
     name: String,
@@ -205,23 +212,23 @@ struct Row {
 }
 
 impl Row {
-    fn new(line: &TenantLine, now: Timestamp) -> Self {
-        let live = line.live.as_ref();
+    fn new(of: &TenantLine, now: Timestamp) -> Self {
+        let live = of.live.as_ref();
         let coverage = live.map(|l| l.coverage).unwrap_or_default();
         let cadence_ms = live.and_then(|l| l.cadence_ms);
         let wanted_ms = live.map_or(0, |l| l.wanted_ms);
         Self {
-            id: line.id,
-            name: line.name.clone(),
-            class: class(&line.health.state),
-            attention: line.attention.as_str(),
-            state: line.health.state.clone(),
-            since: line
+            id: of.id,
+            name: of.name.clone(),
+            class: class(&of.health.state),
+            attention: of.attention.as_str(),
+            state: of.health.state.clone(),
+            since: of
                 .health
                 .since
                 .map(|at| span(at.until(now)))
                 .unwrap_or_default(),
-            cause: line.health.cause.clone(),
+            cause: of.health.cause.clone(),
             cadence: cadence_ms.map(cadence).unwrap_or_default(),
             wanted: cadence(wanted_ms),
             slow: cadence_ms.is_some_and(|ms| ms > wanted_ms),
@@ -235,18 +242,18 @@ impl Row {
             },
             permille: coverage.monitored * 1000 / coverage.watched.max(1),
             uncovered: coverage.uncovered() > 0,
-            suites: format!("{} / {}", line.suites_connected, line.suites),
-            suites_missing: line.suites_connected < line.suites,
+            suites: format!("{} / {}", of.suites_connected, of.suites),
+            suites_missing: of.suites_connected < of.suites,
             token: live
                 .and_then(|l| l.token_given_at)
                 .map(|at| span(at.until(now)))
                 .unwrap_or_default(),
-            refresh: line
+            refresh: of
                 .refresh_token_stored_at
                 .map(|at| span(at.until(now)))
                 .unwrap_or_default(),
             throttled: live.is_some_and(|l| l.throttled_since.is_some()),
-            alerts: line.alerts,
+            alerts: of.alerts,
         }
     }
 }
@@ -272,8 +279,9 @@ struct OverviewPage {
 /// In which order: the column, and what it compares. Empty values come last, whichever way.
 fn sort(lines: &mut [TenantLine], by: &str, down: bool) {
     let live = |l: &TenantLine, of: fn(&Live) -> Option<u64>| l.live.as_ref().and_then(of);
-    let age = |at: Option<Timestamp>| {
-        at.map(|at| u64::try_from(-at.as_millis().saturating_neg()).unwrap_or(0))
+    // The youngest first, as with every other column.
+    let since = |at: Option<Timestamp>| {
+        at.map(|at| u64::MAX - u64::try_from(at.as_millis()).unwrap_or_default())
     };
     let number = |l: &TenantLine| -> Option<u64> {
         let count = |n: usize| Some(u64::try_from(n).unwrap_or(u64::MAX));
@@ -288,8 +296,8 @@ fn sort(lines: &mut [TenantLine], by: &str, down: bool) {
                     .then(|| u64::try_from(c.monitored * 1_000_000 / c.watched).unwrap_or(0))
             }),
             "suites" => count(l.suites_connected),
-            "token" => age(l.live.as_ref().and_then(|l| l.token_given_at)),
-            "refresh" => age(l.refresh_token_stored_at),
+            "token" => since(l.live.as_ref().and_then(|l| l.token_given_at)),
+            "refresh" => since(l.refresh_token_stored_at),
             "alerts" => count(l.alerts),
             _ => None,
         }
@@ -316,7 +324,13 @@ fn sort(lines: &mut [TenantLine], by: &str, down: bool) {
     }
 }
 
-fn overview_page(t: &'static Texts, c: Common, mut seen: Overview, wish: Wish) -> OverviewPage {
+fn overview_page(
+    t: &'static Texts,
+    c: Common,
+    mut seen: Overview,
+    domains: &HashMap<TenantId, String>,
+    wish: Wish,
+) -> OverviewPage {
     let chips = STATES
         .iter()
         .map(|(state, class)| {
@@ -361,7 +375,7 @@ fn overview_page(t: &'static Texts, c: Common, mut seen: Overview, wish: Wish) -
         column(o.refresh, "refresh"),
         column(o.open_alerts, "alerts"),
     ];
-    seen.tenants.retain(|line| wish.fits(line));
+    seen.tenants.retain(|line| wish.fits(line, domains));
     sort(&mut seen.tenants, &wish.sort, down);
     let found = seen.tenants.len();
     let more = wish.all.is_empty() && found > ROWS;
@@ -393,7 +407,9 @@ pub async fn overview(
     headers: HeaderMap,
 ) -> Answer {
     let seen = desk.operations().overview().await?;
-    let page = overview_page(desk.texts, viewer.common("overview"), seen, wish);
+    let domains = desk.operations().store().domains().await?;
+    let common = viewer.common("overview");
+    let page = overview_page(desk.texts, common, seen, &domains, wish);
     live(&page, &page.now, &headers)
 }
 
@@ -403,7 +419,6 @@ struct TenantPage {
     t: &'static Texts,
     c: Common,
     now: String,
-    at: Timestamp,
     done: &'static str,
     d: TenantDetail,
     row: Row,
@@ -432,7 +447,6 @@ pub async fn tenant(
         t,
         c: viewer.common("overview"),
         now: clock(detail.at),
-        at: detail.at,
         done: match done.done.as_str() {
             "paused" => t.done.paused,
             "resumed" => t.done.resumed,
@@ -459,7 +473,6 @@ struct SuitesPage {
     t: &'static Texts,
     c: Common,
     now: String,
-    at: Timestamp,
     q: String,
     suites: Vec<SuiteLine>,
 }
@@ -479,12 +492,10 @@ pub async fn suites(
             .iter()
             .any(|text| text.to_lowercase().contains(&q))
     });
-    let at = desk.operations().now();
     let page = SuitesPage {
         t: desk.texts,
         c: viewer.common("suites"),
-        now: clock(at),
-        at,
+        now: clock(desk.operations().now()),
         q: search.q,
         suites,
     };

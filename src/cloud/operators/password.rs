@@ -4,7 +4,7 @@
 //! was typed; at most [`AT_ONCE`] of them run at a time, off the threads that serve; an address that guessed wrong has to wait.
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,8 @@ use argon2::Argon2;
 use argon2::password_hash::{
     self, PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString,
 };
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::terminal;
 use tokio::sync::Semaphore;
 
 use crate::model::Timestamp;
@@ -68,20 +70,26 @@ pub enum PasswordError {
     Write(String, #[source] std::io::Error),
 }
 
-/// Makes the file. An existing one is replaced only if that is wished, and then at once and as a whole.
-pub fn create(path: &Path, password: &Secret, replace: bool) -> Result<(), PasswordError> {
+/// The hash to store: argon2id with a salt of its own.
+pub fn hash(password: &Secret) -> Result<String, PasswordError> {
     let text = password.expose();
     if text.chars().count() < SHORTEST || text.len() > LONGEST {
         return Err(PasswordError::Length);
     }
+    let salt = SaltString::encode_b64(&random_bytes::<16>()).map_err(PasswordError::Hash)?;
+    Argon2::default()
+        .hash_password(text.as_bytes(), &salt)
+        .map(|hash| hash.to_string())
+        .map_err(PasswordError::Hash)
+}
+
+/// Makes the file. An existing one is replaced only if that is wished, and then at once and as a whole.
+pub fn create(path: &Path, password: &Secret, replace: bool) -> Result<(), PasswordError> {
+    let hash = hash(password)?;
     let name = || path.display().to_string();
     if path.exists() && !replace {
         return Err(PasswordError::Exists(name()));
     }
-    let salt = SaltString::encode_b64(&random_bytes::<16>()).map_err(PasswordError::Hash)?;
-    let hash = Argon2::default()
-        .hash_password(text.as_bytes(), &salt)
-        .map_err(PasswordError::Hash)?;
     let written = |e| PasswordError::Write(name(), e);
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}", &random_token()[..8]));
@@ -107,6 +115,60 @@ pub fn create(path: &Path, password: &Secret, replace: bool) -> Result<(), Passw
         std::io::ErrorKind::AlreadyExists => PasswordError::Exists(name()),
         _ => written(e),
     })
+}
+
+/// Reads a password: from a program one line, from somebody who types it twice and without showing it. `None`: they differ, or it
+/// was given up.
+pub fn ask() -> std::io::Result<Option<Secret>> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        let mut line = String::new();
+        let most = u64::try_from(LONGEST).unwrap_or(u64::MAX) + 2;
+        stdin.lock().take(most).read_line(&mut line)?;
+        let typed = line.trim_end_matches(['\r', '\n']);
+        return Ok(Some(Secret::new(typed)));
+    }
+    let (first, second) = (hidden("Password: ")?, hidden("Again: ")?);
+    Ok(match (first, second) {
+        (Some(first), Some(second)) if first.expose() == second.expose() => Some(first),
+        _ => None,
+    })
+}
+
+/// One line that is not shown while it is typed. `None`: given up by Ctrl-C or Escape.
+fn hidden(prompt: &str) -> std::io::Result<Option<Secret>> {
+    let mut out = std::io::stderr();
+    write!(out, "{prompt}")?;
+    out.flush()?;
+    terminal::enable_raw_mode()?;
+    let typed = typed();
+    terminal::disable_raw_mode()?;
+    writeln!(out)?;
+    typed
+}
+
+fn typed() -> std::io::Result<Option<Secret>> {
+    let mut text = String::new();
+    loop {
+        let Event::Key(key) = event::read()? else {
+            continue;
+        };
+        if key.kind == KeyEventKind::Release {
+            continue;
+        }
+        match key.code {
+            KeyCode::Enter => return Ok(Some(Secret::new(text))),
+            KeyCode::Esc => return Ok(None),
+            KeyCode::Char('c' | 'd') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+                return Ok(None);
+            }
+            KeyCode::Backspace => {
+                text.pop();
+            }
+            KeyCode::Char(c) if text.len() < LONGEST => text.push(c),
+            _ => {}
+        }
+    }
 }
 
 /// The stored hash, as the file stands now.

@@ -83,9 +83,7 @@ texts! {
         refresh: "Refresh token",
         open_alerts: "Alerts",
         throttled: "throttled",
-        throttled_for: "throttled since {}",
         not_served: "not read",
-        old: "{} old",
     }
     /// One tenant.
     tenant: Tenant {
@@ -189,10 +187,6 @@ texts! {
     /// The alerts.
     alerts: Alerts {
         title: "Alerts",
-        about: "About",
-        this_service: "this service",
-        raised: "Since",
-        state: "State",
     }
     /// The audit log.
     audit: Audit {

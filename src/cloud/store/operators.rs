@@ -1,8 +1,10 @@
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
-use super::{Store, StoreError};
-use crate::model::Timestamp;
+use super::{Store, StoreError, uuid};
+use crate::model::{TenantId, Timestamp};
 
 /// What somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,6 +42,21 @@ pub struct OperatorSession {
 }
 
 impl Store {
+    /// The domains by which tenants were connected in the browser.
+    pub async fn domains(&self) -> Result<HashMap<TenantId, String>, StoreError> {
+        let failed = |e| StoreError::Database("read the domains of the tenants", e);
+        sqlx::query("SELECT tenant_id, domain FROM connections")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(failed)?
+            .iter()
+            .map(|row| {
+                let domain: String = row.try_get("domain").map_err(failed)?;
+                Ok((TenantId(uuid(row, "tenant_id")?), domain.to_lowercase()))
+            })
+            .collect()
+    }
+
     /// Begins a session.
     pub async fn put_operator_session(
         &self,
