@@ -12,6 +12,7 @@ mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
 mod browser_harness;
 mod browser_onboarding;
+mod browser_operators;
 mod browser_outcomes;
 mod demo_runs;
 mod documented_examples;
