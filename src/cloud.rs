@@ -4,6 +4,7 @@
 //! it on its way back.
 
 pub mod admin;
+pub mod backup;
 pub mod directory;
 pub mod health;
 pub mod hub;
@@ -11,10 +12,13 @@ pub mod keeper;
 pub mod keys;
 pub mod listener;
 pub mod lookout;
+pub mod metrics;
 pub mod onboarding;
 pub mod operations;
 pub mod operators;
 pub mod poller;
+pub mod pulse;
+pub mod requests;
 pub mod rpc;
 pub mod state;
 pub mod store;
@@ -23,25 +27,29 @@ pub mod tokens;
 pub mod web;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles};
+use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles, WebConfig};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport};
 use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
 use keeper::Keeper;
-use listener::TlsSetupError;
+use listener::{Noticed, TlsSetupError};
+use metrics::exposition::Exposition;
+use metrics::{Metered, Metrics};
 use onboarding::Onboardings;
 use operations::Operations;
 use operators::Operators;
+use operators::probes::Probes;
 use poller::TenantFigures;
+use pulse::{LATE, LATE_WITH_STORE, Pulse};
 use rpc::Api;
 use rpc::auth::Authenticator;
 use store::{Store, StoreError};
@@ -123,6 +131,8 @@ pub struct Cloud {
     api: Arc<Api>,
     keeper: Keeper,
     supervisor: Supervisor,
+    exposition: Arc<Exposition>,
+    pulse: Arc<Pulse>,
     clock: Clock,
     config: CloudConfig,
 }
@@ -148,6 +158,7 @@ struct Operating {
 pub struct CloudView {
     tenants: Arc<Tenants>,
     operations: Arc<Operations>,
+    exposition: Arc<Exposition>,
 }
 
 impl CloudView {
@@ -163,6 +174,11 @@ impl CloudView {
     /// What operators see and do.
     pub fn operations(&self) -> &Operations {
         &self.operations
+    }
+
+    /// What monitoring reads.
+    pub fn metrics(&self) -> String {
+        self.exposition.render()
     }
 
     /// What is held in memory about a tenant.
@@ -253,25 +269,27 @@ impl Cloud {
             Some(outside) => outside,
             None => transport(&config)?,
         };
+        let (metrics, pulse) = (Metrics::new(), Arc::new(Pulse::default()));
+        let outside: Arc<dyn HttpTransport> = Arc::new(Metered::new(outside, Arc::clone(&metrics)));
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
         let keys = Arc::new(KeyRing::read(&config.key_file).map_err(BuildError::Key)?);
         let tls = tls(config.grpc_tls.as_ref())?;
-        let store = Store::open_beside(&config.database, &clock).await?;
+        let store = Store::open_beside(&config.database, &clock)
+            .await?
+            .timed(metrics.store());
         let supervisor = Supervisor::new();
         let graph = Graph::new(outside, config.graph_url.clone());
-        let onboardings = |redirect_uri, propagation| Onboardings {
+        let onboardings = |web: &WebConfig| Onboardings {
             store: store.clone(),
             entra: entra.clone(),
             graph: graph.clone(),
             key: Arc::clone(&keys),
             clock: clock.clone(),
-            redirect_uri,
-            propagation,
+            redirect_uri: web.redirect_uri(),
+            propagation: web.consent_propagation,
+            roles_required: web.require_directory_roles,
         };
-        let onboardings = config
-            .web
-            .as_ref()
-            .map(|web| onboardings(web.redirect_uri(), web.consent_propagation));
+        let onboardings = config.web.as_ref().map(onboardings);
         let tokens = Tokens::new(
             store.clone(),
             Arc::clone(&keys),
@@ -279,8 +297,15 @@ impl Cloud {
             clock.clone(),
             supervisor.clone(),
             seed,
+            Arc::clone(&metrics),
         );
-        let shared = poller::Shared::new(graph, tokens, clock.clone(), config.poll.clone());
+        let shared = poller::Shared::new(
+            graph,
+            tokens,
+            clock.clone(),
+            config.poll.clone(),
+            Arc::clone(&metrics),
+        );
         let tenants = Tenants::new(
             store.clone(),
             shared,
@@ -296,7 +321,24 @@ impl Cloud {
             config.web.as_ref().map(|web| web.public_url.clone()),
             config.grpc_public_url.clone(),
         );
-        let keeper = Keeper::new(Arc::clone(&tenants), store.clone(), entra, clock.clone());
+        let exposition = Arc::new(Exposition {
+            metrics: Arc::clone(&metrics),
+            tenants: Arc::clone(&tenants),
+            entra: entra.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            interval: config.poll.interval,
+            started_at: clock.now(),
+            draining: CancellationToken::new(),
+            refresh_tokens: Mutex::default(),
+        });
+        let keeper = Keeper::new(
+            Arc::clone(&tenants),
+            store.clone(),
+            entra,
+            clock.clone(),
+            pulse.of("keeper", LATE_WITH_STORE),
+        );
         let auth = Authenticator::new(store.clone(), clock.clone(), config.audience.clone());
         let api = Api::new(
             Arc::clone(&tenants),
@@ -305,6 +347,7 @@ impl Cloud {
             clock.clone(),
             supervisor.clone(),
             config.streams.clone(),
+            Arc::clone(&metrics),
         );
         let (listener, address) = bind(config.grpc_listen).await?;
         let pages = match (&config.web, onboardings) {
@@ -317,6 +360,7 @@ impl Cloud {
                     &config.login_url,
                     onboardings,
                     Arc::clone(&tenants),
+                    Arc::clone(&metrics),
                 );
                 let tls = self::tls(settings.tls.as_ref())?;
                 Some(Pages {
@@ -335,6 +379,12 @@ impl Cloud {
                 operations,
                 keys,
                 config: config.operators.clone(),
+                probes: Probes::new(
+                    Arc::clone(&exposition),
+                    Arc::clone(&pulse),
+                    config.key_file.clone(),
+                ),
+                metrics,
             }),
             listener: operators_listener,
             tls: self::tls(config.operators.tls.as_ref())?,
@@ -352,6 +402,8 @@ impl Cloud {
             api,
             keeper,
             supervisor,
+            exposition,
+            pulse,
             clock,
             config,
         })
@@ -377,16 +429,26 @@ impl Cloud {
         CloudView {
             tenants: Arc::clone(&self.tenants),
             operations: Arc::clone(&self.operators.operators.operations),
+            exposition: Arc::clone(&self.exposition),
         }
     }
 
     /// Serves until `stop`, then says good-bye to every suite. An error means that a part died that must not.
     pub async fn run(self, stop: CancellationToken) -> Result<(), TaskDied> {
-        let close = CancellationToken::new();
+        let close = self.exposition.draining.clone();
+        let noticed = |name, listener| Noticed {
+            connections: self.exposition.metrics.connections(listener),
+            beat: self.pulse.of(name, LATE),
+        };
+        // Probes are answered until the others have left: who asks meanwhile is told that the service is stopping.
+        let close_last = CancellationToken::new();
+        let serving = Arc::new(close_last.clone().drop_guard());
         let routes = self.api.routes(self.config.reflection).await;
         let (listener, tls, closing) = (self.listener, self.tls, close.clone());
+        let (seen, guard) = (noticed("gRPC listener", "grpc"), Arc::clone(&serving));
         self.supervisor.run("gRPC listener", async move {
-            listener::serve(listener, tls, routes, closing, GOOD_BYE).await;
+            let _guard = guard;
+            listener::serve(listener, tls, routes, closing, GOOD_BYE, seen).await;
         });
         if let Some(pages) = self.pages {
             let (pages_router, closing) = (pages.web.router(), close.clone());
@@ -397,11 +459,15 @@ impl Cloud {
                     .await;
             });
             tracing::info!(address = %pages.address, tls = pages.tls.is_some(), "serving pages");
+            let (seen, guard) = (noticed("web listener", "web"), Arc::clone(&serving));
+            let (listener, tls) = (pages.listener, pages.tls);
             self.supervisor.run("web listener", async move {
-                listener::serve(pages.listener, pages.tls, pages_router, closing, GOOD_BYE).await;
+                let _guard = guard;
+                listener::serve(listener, tls, pages_router, closing, GOOD_BYE, seen).await;
             });
         }
-        let (of_operators, closing) = (self.operators, close.clone());
+        let of_operators = self.operators;
+        let seen = noticed("operators' listener", "operators");
         let stopping = self.supervisor.stopping();
         let tidying = Arc::clone(&of_operators.operators).tidy_for_ever();
         self.supervisor.run("operators' tidying", async move {
@@ -414,8 +480,9 @@ impl Cloud {
                 of_operators.listener,
                 of_operators.tls,
                 service,
-                closing,
+                close_last,
                 GOOD_BYE,
+                seen,
             )
             .await;
         });
@@ -430,13 +497,26 @@ impl Cloud {
         });
         let stopping = self.supervisor.stopping();
         let (tenants, auth) = (Arc::clone(&self.tenants), Arc::clone(&self.auth));
+        let beat = self.pulse.of("operator's changes", LATE_WITH_STORE);
         self.supervisor.run("operator's changes", async move {
-            let follow = tenants.follow_changes(|| auth.forget_keys());
+            let follow = tenants.follow_changes(|| auth.forget_keys(), beat);
             stopping.run_until_cancelled(follow).await;
         });
         let (stopping, keeper) = (self.supervisor.stopping(), self.keeper);
         self.supervisor.run("keeper", async move {
             stopping.run_until_cancelled(keeper.run()).await;
+        });
+        let (stopping, exposition) = (self.supervisor.stopping(), Arc::clone(&self.exposition));
+        self.supervisor.run("metrics", async move {
+            stopping
+                .run_until_cancelled(exposition.tidy_for_ever())
+                .await;
+        });
+        let (stopping, beat) = (self.supervisor.stopping(), self.pulse.of("runtime", LATE));
+        self.supervisor.run("runtime", async move {
+            stopping
+                .run_until_cancelled(pulse::tick_for_ever(beat))
+                .await;
         });
         let stopping = self.supervisor.stopping();
         let (tenants, limit) = (Arc::clone(&self.tenants), self.config.streams.stalled);
@@ -454,6 +534,7 @@ impl Cloud {
         self.tenants
             .send_everybody_away(self.config.streams.reconnect_spread);
         close.cancel();
+        drop(serving);
         if !self.supervisor.stop(GRACE).await {
             tracing::warn!("some parts had to be cut off");
         }

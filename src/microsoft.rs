@@ -15,8 +15,10 @@ mod headers;
 pub mod transport;
 
 pub use entra::{
-    AccessToken, AppCredential, Credential, CredentialFacts, Discovered, Ending, Entra, Refreshed,
+    AccessToken, AppCredential, Credential, CredentialFacts, CredentialKind, Discovered, Ending,
+    Entra, Refreshed,
 };
 pub use error::{MicrosoftError, Recovery};
 pub use graph::{Graph, Lookup};
+pub use headers::retry_after;
 pub use transport::{HttpTransport, Limits, ReqwestTransport, RouterTransport, TransportError};

@@ -68,7 +68,8 @@ impl Supervisor {
         work: impl Future<Output = ()> + Send + 'static,
         lasting: bool,
     ) {
-        let span = tracing::info_span!("task", name);
+        // A task is nobody's part: what starts it may have ended long before it does.
+        let span = tracing::info_span!(parent: None, "task", name);
         let (this, guard) = (
             self.clone(),
             DeathNotice {

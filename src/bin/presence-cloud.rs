@@ -16,7 +16,7 @@ use presence_bridge::cloud::operators::password;
 use presence_bridge::cloud::store::{
     Action, Actor, ConnectionKind, Deed, Store, TenantRow, TenantStatus,
 };
-use presence_bridge::cloud::{self, Cloud, Parts, keys};
+use presence_bridge::cloud::{self, Cloud, Parts, backup, keys};
 use presence_bridge::config::cloud::{CloudConfig, TlsFiles};
 use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
 use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
@@ -66,6 +66,17 @@ enum Command {
     /// Operators: who signs in to their pages.
     #[command(subcommand)]
     Operators(Operators),
+    /// Writes a backup of the database; the server may go on serving. The key file is not in it.
+    Backup {
+        /// The file to write, or a folder, where the file is named by the time. Nothing is overwritten.
+        #[arg(value_name = "FILE|DIR")]
+        target: PathBuf,
+    },
+    /// Makes a backup the database of this machine, which must not have one. Needs the key file that belongs to the backup.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -220,6 +231,15 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tenant(command) => tenant(config, command).await,
         Command::Suite(command) => suite(config, command).await,
         Command::Operators(Operators::Password { replace }) => operators_password(&config, replace),
+        Command::Backup { target } => {
+            let (clock, by) = (Clock::system(), Actor::of_this_account());
+            let (database, key_file) = (&config.database, &config.key_file);
+            say(&backup::backup(database, key_file, &clock, &by, &target)
+                .await?
+                .to_string());
+            Ok(())
+        }
+        Command::Restore { file } => restore(&config, &file).await,
     }
 }
 
@@ -242,6 +262,16 @@ fn operators_password(config: &CloudConfig, replace: bool) -> anyhow::Result<()>
         file.display(),
         config.operators.public_url
     ));
+    Ok(())
+}
+
+async fn restore(config: &CloudConfig, file: &Path) -> anyhow::Result<()> {
+    let mut listeners = vec![config.grpc_listen, config.operators.listen];
+    listeners.extend(config.web.as_ref().map(|web| web.listen));
+    let (clock, by) = (Clock::system(), Actor::of_this_account());
+    let (database, key_file) = (&config.database, &config.key_file);
+    let restored = backup::restore(file, database, key_file, &listeners, &clock, &by).await?;
+    say(&restored.to_string());
     Ok(())
 }
 
@@ -349,7 +379,15 @@ async fn rotate_key(store: &Store, file: &Path, progress: impl FnMut(u64)) -> an
 }
 
 async fn serve(config: CloudConfig) -> anyhow::Result<()> {
-    telemetry::init(config.log_format, &config.log_filter);
+    let traces = config.traces.clone();
+    let traces =
+        telemetry::init_with_traces(config.log_format, &config.log_filter, traces.as_ref())?;
+    let outcome = serve_until_interrupted(config).await;
+    traces.stop().await;
+    outcome
+}
+
+async fn serve_until_interrupted(config: CloudConfig) -> anyhow::Result<()> {
     let cloud = Cloud::build(config, Parts::default()).await?;
     let stop = CancellationToken::new();
     let signal = stop.clone();

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailbox::{Delivery, End, Freshness, Mailbox};
+use mailbox::{Delivery, End, Freshness, Mailbox, Tally};
 
 use super::directory::{Directory, LookupPace, Moved, StreamId};
 use super::state::{Applied, TenantState};
@@ -156,6 +156,8 @@ pub struct TenantHub {
     suites: HashMap<SuiteId, HashMap<Upn, usize>>,
     next_stream: u64,
     status: (Health, Option<Duration>),
+    /// Of all mailboxes, since it was last taken.
+    tally: Tally,
 }
 
 impl TenantHub {
@@ -168,6 +170,7 @@ impl TenantHub {
             suites: HashMap::new(),
             next_stream: 1,
             status: (health, None),
+            tally: Tally::default(),
         }
     }
 
@@ -259,7 +262,7 @@ impl TenantHub {
             stream.opening = false;
             stream.settle_snapshot();
         }
-        mailbox.advance(latest);
+        self.tally += mailbox.advance(latest);
         self.tell_freshness(Some(id));
         Opened {
             id,
@@ -341,7 +344,9 @@ impl TenantHub {
         for upn in watched {
             self.unwatch(id, &upn, now);
         }
-        self.streams.remove(&id);
+        if let Some(stream) = self.streams.remove(&id) {
+            self.tally += stream.mailbox.take_tally();
+        }
         self.fill_up(suite, known, now);
         self.state.forget(now, LINGER);
     }
@@ -558,11 +563,16 @@ impl TenantHub {
     }
 
     /// Every stream has in its mailbox what concerns it.
-    fn advance(&self) {
+    fn advance(&mut self) {
         let latest = self.state.position();
         for stream in self.streams.values() {
-            stream.mailbox.advance(latest);
+            self.tally += stream.mailbox.advance(latest);
         }
+    }
+
+    /// What became of values that waited in mailboxes, since it was last asked. Known after the next reading or the end of a stream.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Watched accounts that can be read now; with `unread_only`, those never read yet.

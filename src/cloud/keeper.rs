@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
+use super::pulse::Beat;
 use super::store::Store;
 use super::tenants::Tenants;
 use super::tokens::chain;
@@ -82,16 +83,24 @@ pub struct Keeper {
     store: Store,
     entra: Entra,
     clock: Clock,
+    beat: Beat,
 }
 
 impl Keeper {
     /// For all tenants of a process.
-    pub fn new(tenants: Arc<Tenants>, store: Store, entra: Entra, clock: Clock) -> Self {
+    pub fn new(
+        tenants: Arc<Tenants>,
+        store: Store,
+        entra: Entra,
+        clock: Clock,
+        beat: Beat,
+    ) -> Self {
         Self {
             tenants,
             store,
             entra,
             clock,
+            beat,
         }
     }
 
@@ -108,9 +117,10 @@ impl Keeper {
     async fn serve_everybody(&self) {
         let mut seen = None;
         loop {
+            self.beat.beat();
             match self.store.revision().await {
                 Ok(revision) if seen == Some(revision) => {}
-                Ok(revision) => match self.tenants.serve_active().await {
+                Ok(revision) => match self.tenants.serve_active(&self.beat).await {
                     Ok(()) => seen = Some(revision),
                     Err(e) => tracing::error!(error = %chain(&e), "not all tenants are served"),
                 },

@@ -23,10 +23,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use super::metrics::Connections;
+use super::pulse::{Beat, TICK};
 
 /// Most open connections.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -52,6 +55,15 @@ const ADDRESSES_KEPT: usize = 10_000;
 
 /// Rest after an accept error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// What is noticed of a listener while it serves. By default nobody notices.
+#[derive(Clone, Default)]
+pub struct Noticed {
+    /// Its connections.
+    pub connections: Connections,
+    /// Beats as long as the loop accepts.
+    pub beat: Beat,
+}
 
 /// Who is at the other end; in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +178,7 @@ pub async fn serve<S>(
     service: S,
     stop: CancellationToken,
     grace: Duration,
+    noticed: Noticed,
 ) where
     S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
         + Clone
@@ -180,14 +193,25 @@ pub async fn serve<S>(
         Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         http(),
     );
+    let Noticed {
+        connections: counts,
+        beat,
+    } = noticed;
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connections = JoinSet::new();
     loop {
         let (socket, peer) = tokio::select! {
             () = stop.cancelled() => break,
+            _ = ticks.tick() => {
+                beat.beat();
+                continue;
+            }
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept() => match accepted {
                 Ok((socket, address)) => (socket, Peer(address.ip())),
                 Err(error) => {
+                    counts.failed.increment(1);
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_REST).await;
                     continue;
@@ -199,10 +223,12 @@ pub async fn serve<S>(
         } else if let Some(place) = addresses.enter(peer) {
             Some(place)
         } else {
+            counts.per_address.increment(1);
             tracing::debug!("connection refused: too many from one address");
             continue;
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            counts.full.increment(1);
             tracing::warn!(
                 connections = MAX_CONNECTIONS,
                 "connection refused: too many are open"
@@ -210,9 +236,10 @@ pub async fn serve<S>(
             continue;
         };
         let (acceptor, http, service) = (acceptor.clone(), http.clone(), service.clone());
-        let stop = stop.clone();
+        let (stop, counts) = (stop.clone(), counts.clone());
+        counts.accepted.increment(1);
         connections.spawn(async move {
-            let _place = (slot, place);
+            let _place = (slot, place, OpenConnection::new(&counts));
             let _ = socket.set_nodelay(true);
             let activity = Arc::new(Activity {
                 admitted: AtomicBool::new(false),
@@ -226,14 +253,15 @@ pub async fn serve<S>(
             match acceptor {
                 None => {
                     let connection = http.serve_connection(TokioIo::new(socket), service);
-                    converse(connection, &activity, stop).await;
+                    converse(connection, &activity, stop, &counts).await;
                 }
                 Some(acceptor) => {
                     let Some(stream) = handshake(&acceptor, socket, &stop).await else {
+                        counts.handshake.increment(1);
                         return;
                     };
                     let connection = http.serve_connection(TokioIo::new(stream), service);
-                    converse(connection, &activity, stop).await;
+                    converse(connection, &activity, stop, &counts).await;
                 }
             }
         });
@@ -242,6 +270,22 @@ pub async fn serve<S>(
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(grace, all).await.is_err() {
         connections.shutdown().await;
+    }
+}
+
+/// Counts as open until it is dropped.
+struct OpenConnection(metrics::Gauge);
+
+impl OpenConnection {
+    fn new(counts: &Connections) -> Self {
+        counts.open.increment(1.0);
+        Self(counts.open.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }
 
@@ -315,8 +359,12 @@ async fn handshake(
 
 /// Serves a connection to its end. It is cut off when it stays a stranger's, and closed in an orderly way when nothing happens on
 /// it any more, or we stop.
-async fn converse<C>(connection: C, activity: &Activity, stop: CancellationToken)
-where
+async fn converse<C>(
+    connection: C,
+    activity: &Activity,
+    stop: CancellationToken,
+    counts: &Connections,
+) where
     C: GracefulConnection,
     C::Error: std::fmt::Display,
 {
@@ -332,6 +380,7 @@ where
                 return;
             }
             () = &mut stranger => {
+                counts.stranger.increment(1);
                 tracing::debug!("a connection was closed on which nobody has shown who he is");
                 return;
             }
@@ -507,6 +556,7 @@ mod tests {
             routes,
             CancellationToken::new(),
             IDLE,
+            Noticed::default(),
         ));
         let socket = TcpStream::connect(address).await.unwrap();
         let (client, connection) =
@@ -527,6 +577,35 @@ mod tests {
         let request = http::Request::get(format!("http://cloud{path}"));
         let request = request.body(Body::empty()).unwrap();
         client.send_request(request).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_accepts_beats_and_one_that_hangs_does_not() {
+        let pulse = crate::cloud::pulse::Pulse::default();
+        let noticed = Noticed {
+            beat: pulse.of("listener", crate::cloud::pulse::LATE),
+            ..Noticed::default()
+        };
+        let late = || pulse.state()[0].1.is_some();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let routes = axum::Router::new();
+        let serving = serve(
+            listener,
+            None,
+            routes,
+            CancellationToken::new(),
+            IDLE,
+            noticed,
+        );
+        tokio::pin!(serving);
+        let a_while = Duration::from_mins(1);
+        assert!(tokio::time::timeout(a_while, &mut serving).await.is_err());
+        assert!(!late());
+        // Nobody drives it: it hangs.
+        tokio::time::sleep(a_while).await;
+        assert!(late());
+        assert!(tokio::time::timeout(a_while, &mut serving).await.is_err());
+        assert!(!late(), "it goes on");
     }
 
     #[tokio::test(start_paused = true)]

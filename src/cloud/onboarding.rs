@@ -4,7 +4,6 @@
 //! browser says about a tenant is believed. Only who has signed in may complete. An organisation that is connected already is
 //! authorized anew only by its own people ([`OnboardingRow::reconnects`]). Names and addresses are stored sealed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -208,6 +207,9 @@ pub enum Trouble {
     /// Not an administrator, where one is needed.
     #[error("somebody who is no administrator signed in")]
     NotAdministrator,
+    /// Our registration does not let Microsoft tell directory roles: nobody knows whether this is an administrator.
+    #[error("Microsoft does not tell the directory roles of who signs in")]
+    RolesNotTold,
     /// A permission was not granted.
     #[error("the permission {0} was not granted")]
     PermissionMissing(&'static str),
@@ -259,6 +261,8 @@ pub struct Onboardings {
     pub redirect_uri: Url,
     /// How long after a consent Microsoft's "unknown application" is taken for "not yet". `entra-oauth.md` §6.
     pub propagation: Duration,
+    /// Whether who connects an organisation is refused when Microsoft does not tell that he is an administrator.
+    pub roles_required: bool,
 }
 
 fn details_at(id: Uuid, tenant: TenantId) -> (String, TenantId) {
@@ -434,7 +438,7 @@ impl Onboardings {
         let kind = row.connection.ok_or(Trouble::MovedOn)?;
         let authorized = self.entra.redeem(sign_in, code).await?;
         let person = authorized.person;
-        check_person(&person, row.tenant, kind)?;
+        check_person(&person, row.tenant, kind, self.roles_required)?;
         if !row.reconnects && self.is_connected(row.tenant).await? {
             return Ok((person, Err(Trouble::AlreadyConnected)));
         }
@@ -617,19 +621,27 @@ impl Onboardings {
 }
 
 /// Whether this person may authorize for this tenant.
-fn check_person(person: &SignedIn, tenant: TenantId, kind: ConnectionKind) -> Result<(), Trouble> {
+fn check_person(
+    person: &SignedIn,
+    tenant: TenantId,
+    kind: ConnectionKind,
+    roles_required: bool,
+) -> Result<(), Trouble> {
     if person.tenant != tenant {
         return Err(Trouble::WrongOrganisation);
     }
     if person.guest {
         return Err(Trouble::Guest);
     }
-    let known: Option<HashSet<&Uuid>> = person.roles.as_ref().map(|r| r.iter().collect());
-    let refused = known.is_some_and(|roles| !ADMINISTRATORS.iter().any(|a| roles.contains(a)));
-    if kind == ConnectionKind::Organisation && refused {
-        return Err(Trouble::NotAdministrator);
+    if kind == ConnectionKind::ServiceAccount {
+        return Ok(());
     }
-    Ok(())
+    match &person.roles {
+        Some(roles) if roles.iter().any(|role| ADMINISTRATORS.contains(role)) => Ok(()),
+        Some(_) => Err(Trouble::NotAdministrator),
+        None if roles_required => Err(Trouble::RolesNotTold),
+        None => Ok(()),
+    }
 }
 
 fn check_granted(access: &AccessToken) -> Result<(), Trouble> {
@@ -716,10 +728,10 @@ mod tests {
             roles: None,
         };
         let kind = ConnectionKind::Organisation;
-        assert!(check_person(&person, tenant, kind).is_ok());
+        assert!(check_person(&person, tenant, kind, false).is_ok());
         let other = TenantId(Uuid::from_u128(3));
         assert!(matches!(
-            check_person(&person, other, kind),
+            check_person(&person, other, kind, false),
             Err(Trouble::WrongOrganisation)
         ));
         let guest = SignedIn {
@@ -727,7 +739,7 @@ mod tests {
             ..person.clone()
         };
         assert!(matches!(
-            check_person(&guest, tenant, kind),
+            check_person(&guest, tenant, kind, false),
             Err(Trouble::Guest)
         ));
         let with_roles = |roles: Vec<Uuid>| SignedIn {
@@ -736,11 +748,15 @@ mod tests {
         };
         let nobody = with_roles(vec![Uuid::from_u128(9)]);
         assert!(matches!(
-            check_person(&nobody, tenant, kind),
+            check_person(&nobody, tenant, kind, false),
             Err(Trouble::NotAdministrator)
         ));
-        assert!(check_person(&nobody, tenant, ConnectionKind::ServiceAccount).is_ok());
-        assert!(check_person(&with_roles(vec![ADMINISTRATORS[2]]), tenant, kind).is_ok());
+        assert!(check_person(&nobody, tenant, ConnectionKind::ServiceAccount, false).is_ok());
+        assert!(check_person(&with_roles(vec![ADMINISTRATORS[2]]), tenant, kind, false).is_ok());
+        assert!(matches!(
+            check_person(&person, tenant, kind, true),
+            Err(Trouble::RolesNotTold)
+        ));
     }
 
     #[test]

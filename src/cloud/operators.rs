@@ -7,6 +7,7 @@ mod act;
 mod desk;
 mod pages;
 pub mod password;
+pub mod probes;
 mod sign_in;
 mod texts;
 
@@ -15,12 +16,15 @@ use std::time::Duration;
 
 use axum::Router;
 
+use super::metrics::Metrics;
 use super::operations::Operations;
+use super::requests::{self, Observed};
 use super::tokens::chain;
 use super::web::session::{AGE, IDLE};
 use crate::config::cloud::OperatorsConfig;
 use crate::secret::KeyRing;
 use password::{PasswordError, Stored};
+use probes::Probes;
 
 /// How often ended sessions are forgotten.
 const TIDY: Duration = Duration::from_mins(10);
@@ -33,6 +37,10 @@ pub struct Operators {
     pub keys: Arc<KeyRing>,
     /// As configured.
     pub config: OperatorsConfig,
+    /// What machines ask.
+    pub probes: Arc<Probes>,
+    /// Where requests are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Operators {
@@ -64,6 +72,16 @@ impl Operators {
 
     /// All addresses there are.
     pub fn router(self: &Arc<Self>) -> Router {
-        Router::new().merge(desk::Desk::new(Arc::clone(self)).router())
+        Router::new()
+            .merge(desk::Desk::new(Arc::clone(self)).router())
+            .merge(self.probes.routes())
+            .layer(axum::middleware::from_fn_with_state(
+                Observed {
+                    metrics: Arc::clone(&self.metrics),
+                    listener: "operators",
+                    ids_from_outside: true,
+                },
+                requests::observe,
+            ))
     }
 }

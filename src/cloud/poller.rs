@@ -22,15 +22,18 @@ use sweep::{Measured, Suspects, Sweep};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::directory::LookupPace;
 use super::health::{HealthMachine, Patience};
 use super::hub::{CoverageCount, Known, LookupOutcome, StreamFigures, TenantHub};
 use super::keeper::{RECENT, Standing};
+use super::metrics::Metrics;
 use super::store::{ConnectionKind, TenantRow, TenantStatus};
 use super::tokens::{AccessFigures, Failure, Held, Tokens};
 use crate::backoff::{Backoff, throttle_wait};
 use crate::clock::Clock;
+use crate::microsoft::error::Operation;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
 use crate::microsoft::{Graph, MicrosoftError, Recovery};
 use crate::model::{Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
@@ -104,6 +107,7 @@ pub struct Shared {
     settings: PollSettings,
     application: Budget,
     names: Cache<(TenantId, Upn), (UserId, Timestamp)>,
+    metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -113,6 +117,7 @@ impl Shared {
         tokens: Arc<Tokens>,
         clock: Clock,
         settings: PollSettings,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let application = Budget::new(settings.application);
         let names = Cache::builder().max_capacity(REMEMBERED_NAMES).build();
@@ -123,7 +128,14 @@ impl Shared {
             settings,
             application,
             names,
+            metrics,
         })
+    }
+
+    /// The application's own budget: spent in the last window, and allowed in one.
+    pub fn application_budget(&self) -> (u32, u32) {
+        let application = &self.application;
+        (application.used(), application.limit().allowed())
     }
 
     /// Forgets what is held in memory about a tenant.
@@ -184,6 +196,8 @@ struct Core {
     cadence: Option<Duration>,
     /// When Microsoft last answered with presence.
     last_read: Option<Timestamp>,
+    /// When somebody was last watched anew while nobody was.
+    watched_since: Timestamp,
     /// Since when Microsoft asks us to slow down, without an answer in between.
     throttled_since: Option<Timestamp>,
     /// How the health went since somebody last asked.
@@ -207,6 +221,8 @@ pub struct TenantFigures {
     pub of_streams: Vec<StreamFigures>,
     /// When Microsoft last answered with presence, in this process.
     pub last_read: Option<Timestamp>,
+    /// How long ago that was, or how long it has been waited for; `None` while nothing is to be read.
+    pub read_age: Option<Duration>,
     /// Since when Microsoft asks us to slow down, without an answer in between.
     pub throttled_since: Option<Timestamp>,
     /// No call before this much time has passed.
@@ -281,6 +297,14 @@ impl Trouble {
         }
     }
 
+    /// The id we gave the request.
+    fn client_request_id(&self) -> Option<&str> {
+        match self {
+            Self::Microsoft(e) => e.client_request_id(),
+            _ => None,
+        }
+    }
+
     /// Whether the next batch may fare better.
     fn is_of_one_batch(&self) -> bool {
         matches!(self, Self::Microsoft(e) if matches!(e.recovery(), Recovery::Retry { after: None }))
@@ -322,6 +346,7 @@ impl Tenant {
                 measured: Measured::default(),
                 cadence: None,
                 last_read: None,
+                watched_since: now,
                 throttled_since: None,
                 history: VecDeque::new(),
             }),
@@ -411,7 +436,16 @@ impl Tenant {
         let now = self.shared.clock.now();
         let names = &self.shared.names;
         let known = |upn: &Upn| names.get(&(self.id, upn.clone()));
-        let outcome = act(&mut self.core().hub, &known, now);
+        let (outcome, tally) = {
+            let mut core = self.core();
+            let was_watched = core.hub.is_watched();
+            let outcome = act(&mut core.hub, &known, now);
+            if !was_watched {
+                core.watched_since = now;
+            }
+            (outcome, core.hub.take_tally())
+        };
+        self.shared.metrics.mailboxes(tally);
         self.wake_sweep.notify_one();
         self.wake_lookup.notify_one();
         outcome
@@ -470,10 +504,19 @@ impl Tenant {
         }
     }
 
+    /// Health of the connection.
+    pub fn health(&self) -> Health {
+        self.core().health.health().clone()
+    }
+
     /// Figures for people.
     pub fn figures(&self) -> TenantFigures {
         let access = self.shared.tokens.figures(self.id);
+        let active = self.row().status == TenantStatus::Active;
+        let wall = self.shared.clock.now();
         let core = self.core();
+        let waited_since = core.last_read.max(Some(core.watched_since));
+        let to_be_read = active && core.hub.is_watched();
         let now = Instant::now();
         let limit = self.presence.limit();
         TenantFigures {
@@ -484,6 +527,9 @@ impl Tenant {
             streams: core.hub.streams(),
             of_streams: core.hub.stream_figures(),
             last_read: core.last_read,
+            read_age: waited_since
+                .filter(|_| to_be_read)
+                .map(|since| since.until(wall)),
             throttled_since: core.throttled_since,
             resting: core
                 .resting_until
@@ -583,7 +629,13 @@ impl Tenant {
             requests,
             self.presence.rate(),
         );
-        if self.read(people).await {
+        let span = tracing::info_span!("sweep", tenant.id = %self.id, people = people.len());
+        let nobody = people.is_empty();
+        let answered = self.read(people).instrument(span).await;
+        if !nobody {
+            self.shared.metrics.sweep(answered, begun.elapsed());
+        }
+        if answered {
             self.sweeps.fetch_add(1, Ordering::Relaxed);
             let now = self.shared.clock.now();
             let mut core = self.core();
@@ -621,11 +673,14 @@ impl Tenant {
                     sweep.answered();
                     let answer = self.allowed(answer);
                     let now = self.shared.clock.now();
-                    let changes = {
+                    let (changes, tally) = {
                         let mut core = self.core();
                         core.last_read = Some(asked_at);
-                        core.hub.apply_readings(&batch, answer, asked_at, now)
+                        let changes = core.hub.apply_readings(&batch, answer, asked_at, now);
+                        (changes, core.hub.take_tally())
                     };
+                    self.shared.metrics.read(batch.len(), changes);
+                    self.shared.metrics.mailboxes(tally);
                     self.changes.fetch_add(changes as u64, Ordering::Relaxed);
                 }
                 Err(failed) if matches!(failed.recovery(), Recovery::Split) => {
@@ -841,6 +896,8 @@ impl Tenant {
         let changed = health.state != before;
         tracing::warn!(
             tenant.id = %self.id, health = health.state.as_str(), changed, microsoft.code = microsoft_code,
+            microsoft.correlation_id = trouble.correlation_id(),
+            microsoft.client_request_id = trouble.client_request_id(),
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "reading presence failed"
         );
     }
@@ -856,6 +913,8 @@ impl Tenant {
                 core.rest_lookups(wait);
                 tracing::warn!(
                     tenant.id = %self.id,
+                    microsoft.correlation_id = trouble.correlation_id(),
+                    microsoft.client_request_id = trouble.client_request_id(),
                     wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "looking up names failed"
                 );
                 return;
@@ -981,6 +1040,7 @@ impl Tenant {
             Recovery::Throttled { after } => {
                 let wait = after.unwrap_or(Duration::from_mins(1));
                 self.users.close_for(wait);
+                self.shared.metrics.throttled(Operation::Lookup, *after);
                 wait
             }
             _ => Duration::from_secs(30),

@@ -17,11 +17,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::hub::Purpose;
 use super::hub::mailbox::Parcel;
 use super::listener::{self, Peer};
+use super::metrics::Metrics;
 use super::poller::Tenant;
+use super::requests::{self, Observed};
 use super::store::Store;
 use super::tenants::Tenants;
 use crate::clock::Clock;
@@ -80,6 +83,7 @@ pub struct Api {
     settings: StreamSettings,
     /// Opened streams, one-shot reads and key renewals of each suite.
     calls: Cache<SuiteId, Arc<DefaultDirectRateLimiter>>,
+    metrics: Arc<Metrics>,
     enrol_failures: auth::Failures,
     /// Enrolments of everybody together.
     enrolments: DefaultDirectRateLimiter,
@@ -96,6 +100,7 @@ impl Api {
         clock: Clock,
         supervisor: Supervisor,
         settings: StreamSettings,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let calls = Cache::builder()
             .max_capacity(50_000)
@@ -109,6 +114,7 @@ impl Api {
             supervisor,
             settings,
             calls,
+            metrics,
             enrol_failures: auth::Failures::default(),
             enrolments: RateLimiter::direct(
                 Quota::per_second(ENROLMENTS_PER_SECOND).allow_burst(ENROLMENTS_AT_ONCE),
@@ -159,7 +165,18 @@ impl Api {
                 .expect("our own descriptors are well-formed");
             routes.add_service(service);
         }
-        routes.routes().into_axum_router()
+        let observed = Observed {
+            metrics: Arc::clone(&self.metrics),
+            listener: "grpc",
+            ids_from_outside: false,
+        };
+        routes
+            .routes()
+            .into_axum_router()
+            .layer(axum::middleware::from_fn_with_state(
+                observed,
+                requests::observe_rpc,
+            ))
     }
 
     /// Who calls. Not too often.
@@ -213,6 +230,7 @@ impl v1::presence_service_server::PresenceService for Api {
         let peer = request.extensions().get::<Peer>().copied();
         // Who was revoked before there was a stream to end is noticed now.
         let identity = self.auth.identify(request.metadata(), peer).await?;
+        let span = requests::afterwards(request.extensions().get(), "suite stream");
         let (tx, rx) = mpsc::channel(1);
         let conversation = stream::Conversation {
             identity,
@@ -222,10 +240,12 @@ impl v1::presence_service_server::PresenceService for Api {
             auth: Arc::clone(&self.auth),
             clock: self.clock.clone(),
             settings: self.settings.clone(),
+            metrics: Arc::clone(&self.metrics),
             up: request.into_inner(),
             down: tx,
         };
-        self.supervisor.run_once("suite stream", conversation.run());
+        self.supervisor
+            .run_once("suite stream", conversation.run().instrument(span));
         Ok(Response::new(ReceiverStream::new(rx)))
     }
 

@@ -3,6 +3,7 @@
 //! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
+mod archive;
 mod audit;
 mod custody;
 mod onboarding;
@@ -11,6 +12,9 @@ mod operators;
 mod suites;
 mod tenants;
 
+pub use archive::{
+    Archive, ArchiveError, ArchivedToken, Content, Revived, copy_database, current_schema,
+};
 pub use audit::{Action, Actor, AuditEntry, Deed};
 pub use custody::{Destroyed, Holder, Intent, Rewrapped, SealedRefreshToken, WrappedKey};
 pub use onboarding::{
@@ -31,6 +35,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{Row as _, SqlStr, SqliteTransaction};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 
@@ -59,6 +64,34 @@ pub struct Store {
     /// One connection: SQLite has one writer.
     writer: SqlitePool,
     readers: SqlitePool,
+    timings: StoreTimings,
+}
+
+/// Where it is told how long the accesses took that presence depends on.
+#[derive(Clone, Debug)]
+pub struct StoreTimings {
+    /// Reading.
+    pub read: metrics::Histogram,
+    /// Writing, until it would survive a crash.
+    pub write: metrics::Histogram,
+}
+
+impl Default for StoreTimings {
+    /// Nobody wants to know.
+    fn default() -> Self {
+        Self {
+            read: metrics::Histogram::noop(),
+            write: metrics::Histogram::noop(),
+        }
+    }
+}
+
+/// Tells how long the work took.
+async fn timed<T>(told: &metrics::Histogram, work: impl Future<Output = T>) -> T {
+    let start = Instant::now();
+    let outcome = work.await;
+    told.record(start.elapsed());
+    outcome
 }
 
 /// Who waits longer for a connection to the file is given up.
@@ -151,16 +184,57 @@ impl Store {
             .connect_with(options.read_only(true))
             .await
             .map_err(failed)?;
-        Ok(Self { writer, readers })
+        Ok(Self {
+            writer,
+            readers,
+            timings: StoreTimings::default(),
+        })
+    }
+
+    /// The same, telling how long it takes.
+    #[must_use]
+    pub fn timed(self, timings: StoreTimings) -> Self {
+        Self { timings, ..self }
+    }
+
+    /// Whether it can be read and written at this moment: writes a number that means nothing, so that it survives a crash.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.revision().await?;
+        let failed = |e| StoreError::Database("write for a check", e);
+        let write = async {
+            let found: i64 = sqlx::query("PRAGMA user_version")
+                .fetch_one(&self.writer)
+                .await
+                .and_then(|row| row.try_get(0))
+                .map_err(failed)?;
+            // A pragma takes no parameters; two texts are enough to make it another number each time.
+            let other = if found == 1 {
+                "PRAGMA user_version = 2"
+            } else {
+                "PRAGMA user_version = 1"
+            };
+            sqlx::query(other)
+                .execute(&self.writer)
+                .await
+                .map_err(failed)?;
+            Ok(())
+        };
+        timed(&self.timings.write, write).await
     }
 
     /// A number that grows with every change made by an operator.
     pub async fn revision(&self) -> Result<i64, StoreError> {
-        sqlx::query("SELECT value FROM revision WHERE id = 1")
-            .fetch_one(&self.readers)
+        let read = sqlx::query("SELECT value FROM revision WHERE id = 1").fetch_one(&self.readers);
+        timed(&self.timings.read, read)
             .await
             .and_then(|row| row.try_get(0))
             .map_err(|e| StoreError::Database("read the revision", e))
+    }
+
+    /// Connections to the file that are in use just now.
+    pub fn in_use(&self) -> usize {
+        let of = |pool: &SqlitePool| (pool.size() as usize).saturating_sub(pool.num_idle());
+        of(&self.writer) + of(&self.readers)
     }
 
     /// Begins to write; nobody else does until it is over.
@@ -184,13 +258,17 @@ impl Store {
     }
 }
 
-/// Creates the file owner-only before SQLite does it with the process's umask.
+/// Creates the file owner-only before SQLite does it with the process's umask. One that is there is not opened: closing it would take
+/// away the locks that this process may hold on it through SQLite.
 fn make_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    match options.open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
 }
 
 const BUMP_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE id = 1";

@@ -4,11 +4,13 @@
 //! command line reach a running server through a revision number in the store.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::hub::mailbox::{End, EndReason};
 use super::poller::{Shared, Tenant};
+use super::pulse::Beat;
 use super::store::{Store, StoreError, TenantStatus};
 use crate::clock::Clock;
 use crate::model::{SuiteId, TenantId};
@@ -38,6 +40,7 @@ pub struct Tenants {
     served: Mutex<HashMap<TenantId, Arc<Tenant>>>,
     /// Held while a tenant is started, so that it is started once.
     starting: tokio::sync::Mutex<()>,
+    loaded: AtomicBool,
 }
 
 impl Tenants {
@@ -57,6 +60,7 @@ impl Tenants {
             seed,
             served: Mutex::default(),
             starting: tokio::sync::Mutex::new(()),
+            loaded: AtomicBool::new(false),
         })
     }
 
@@ -99,12 +103,14 @@ impl Tenants {
     }
 
     /// Serves every active tenant that is not served yet.
-    pub async fn serve_active(&self) -> Result<(), StoreError> {
+    pub async fn serve_active(&self, beat: &Beat) -> Result<(), StoreError> {
         for row in self.store.tenants().await? {
+            beat.beat();
             if row.status == TenantStatus::Active {
                 self.get(row.id).await?;
             }
         }
+        self.loaded.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -113,6 +119,16 @@ impl Tenants {
         let served = self.served();
         self.shared
             .forget_tokens_of_all_but(|tenant| served.contains_key(&tenant));
+    }
+
+    /// The application's own budget: spent in the last window, and allowed in one.
+    pub fn application_budget(&self) -> (u32, u32) {
+        self.shared.application_budget()
+    }
+
+    /// Whether all active tenants have been served at some time since the start.
+    pub fn loaded(&self) -> bool {
+        self.loaded.load(Ordering::Relaxed)
     }
 
     /// What is held in memory about a tenant.
@@ -125,12 +141,13 @@ impl Tenants {
     }
 
     /// Follows what the operator changes, for ever.
-    pub async fn follow_changes(self: Arc<Self>, on_change: impl Fn() + Send + Sync) {
+    pub async fn follow_changes(self: Arc<Self>, on_change: impl Fn() + Send + Sync, beat: Beat) {
         let mut seen = None;
         loop {
+            beat.beat();
             match self.store.revision().await {
                 Ok(revision) if seen == Some(revision) => {}
-                Ok(revision) => match self.take_over_changes(&on_change).await {
+                Ok(revision) => match self.take_over_changes(&on_change, &beat).await {
                     Ok(()) => seen = Some(revision),
                     Err(e) => {
                         tracing::error!(error = %super::tokens::chain(&e), "changes by the operator not read");
@@ -144,9 +161,14 @@ impl Tenants {
         }
     }
 
-    async fn take_over_changes(&self, on_change: &impl Fn()) -> Result<(), StoreError> {
+    async fn take_over_changes(
+        &self,
+        on_change: &impl Fn(),
+        beat: &Beat,
+    ) -> Result<(), StoreError> {
         on_change();
         for tenant in self.all() {
+            beat.beat();
             let Some(row) = self.store.tenant(tenant.id()).await? else {
                 continue;
             };

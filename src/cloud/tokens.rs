@@ -14,7 +14,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
+use super::metrics::Metrics;
 use super::store::{ConnectionKind, Intent, SealedRefreshToken, Store, StoreError};
 use crate::clock::Clock;
 use crate::microsoft::{AccessToken, Entra, MicrosoftError, Recovery};
@@ -223,6 +225,7 @@ impl Pace {
 
 /// The access tokens of all tenants.
 pub struct Tokens {
+    metrics: Arc<Metrics>,
     store: Store,
     keys: Arc<KeyRing>,
     entra: Entra,
@@ -243,8 +246,10 @@ impl Tokens {
         clock: Clock,
         supervisor: Supervisor,
         seed: u64,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            metrics,
             store,
             keys,
             entra,
@@ -396,7 +401,9 @@ impl Tokens {
         let this = Arc::clone(self);
         self.supervisor.run_once("token renewal", async move {
             tokio::time::sleep_until(turn).await;
-            let outcome = this.renew(tenant, kind).await;
+            let span = tracing::info_span!("token_renewal", tenant.id = %tenant, connection = kind.as_str());
+            let outcome = this.renew(tenant, kind).instrument(span).await;
+            this.metrics.renewal(kind, outcome.as_ref().err());
             let now = this.clock.now();
             let outcome = match outcome {
                 Ok(token) => Ok(Arc::new(Held {

@@ -33,7 +33,9 @@ use tower_http::timeout::TimeoutLayer;
 use url::Url;
 
 use super::listener::{Peer, admit};
+use super::metrics::Metrics;
 use super::onboarding::{Onboardings, Trouble};
+use super::requests::{self, Observed};
 use super::store::{Store, StoreError};
 use super::tenants::Tenants;
 use super::tokens::chain;
@@ -64,6 +66,7 @@ pub struct Web {
     store: Store,
     onboardings: Onboardings,
     tenants: Arc<Tenants>,
+    metrics: Arc<Metrics>,
     clock: Clock,
     limits: Limits,
     cookies: CookieNames,
@@ -149,6 +152,7 @@ impl Web {
         login_url: &Url,
         onboardings: Onboardings,
         tenants: Arc<Tenants>,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let secure = config.public_url.scheme() == "https";
         let origin = config.public_url.origin().ascii_serialization();
@@ -166,6 +170,7 @@ impl Web {
             client_id,
             onboardings,
             tenants,
+            metrics,
             origin,
         })
     }
@@ -221,6 +226,14 @@ impl Web {
             .layer(axum::middleware::from_fn_with_state(
                 Arc::clone(self),
                 finish,
+            ))
+            .layer(axum::middleware::from_fn_with_state(
+                Observed {
+                    metrics: Arc::clone(&self.metrics),
+                    listener: "web",
+                    ids_from_outside: false,
+                },
+                requests::observe,
             ))
             .with_state(Arc::clone(self))
     }

@@ -15,7 +15,7 @@ use crate::cloud::poller::budget::Limit;
 use crate::cloud::rpc::StreamSettings;
 use crate::microsoft::graph::MAX_IDS;
 use crate::model::Timestamp;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, TraceSettings};
 
 /// Variables that override the file begin with this.
 pub const ENV_PREFIX: &str = "PRESENCE_CLOUD";
@@ -67,6 +67,8 @@ pub struct WebConfig {
     pub sign_ins_per_minute: u32,
     /// How long a fresh consent may take to reach all of Microsoft.
     pub consent_propagation: Duration,
+    /// Whether an organisation is connected only by who is told to be an administrator of it.
+    pub require_directory_roles: bool,
 }
 
 /// The operators' listener: pages, admin API and probes.
@@ -146,6 +148,8 @@ pub struct CloudConfig {
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log_filter: String,
+    /// Where traces go; `None`: nowhere.
+    pub traces: Option<TraceSettings>,
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -231,6 +235,7 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         Duration::from_mins(5),
         Duration::ZERO..=Duration::from_hours(1),
     );
+    let require_directory_roles = s.bool_or("require_directory_roles", true);
     let tls = tls_files(loader, "web", certificate, private_key);
     let listen = listen?;
     needs_tls(loader, "web.listen", listen, tls.as_ref(), behind_proxy);
@@ -244,6 +249,28 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         support,
         sign_ins_per_minute: u32::try_from(sign_ins).unwrap_or(20),
         consent_propagation,
+        require_directory_roles,
+    })
+}
+
+/// The section of the traces. Without `otlp_endpoint` there are none.
+fn traces(loader: &mut Loader) -> Option<TraceSettings> {
+    let mut s = loader.section("telemetry");
+    let endpoint = s.url("otlp_endpoint");
+    let sample_ratio = s.float_or("sample_ratio", 1.0, 0.0..=1.0);
+    let service_name = s.text_or("service_name", "presence-cloud");
+    let endpoint = endpoint?;
+    let plain = endpoint.scheme() == "http" && is_loopback(&endpoint);
+    if endpoint.scheme() != "https" && !plain {
+        s.problem(
+            "otlp_endpoint",
+            "must begin with https:// (plain http:// is only allowed towards this machine itself)",
+        );
+    }
+    Some(TraceSettings {
+        endpoint,
+        sample_ratio,
+        service_name,
     })
 }
 
@@ -530,6 +557,8 @@ impl CloudConfig {
         );
         let log_filter = s.text_or("filter", "info");
 
+        let traces = traces(&mut loader);
+
         loader.finish()?;
         Ok(Self {
             login_url,
@@ -550,6 +579,7 @@ impl CloudConfig {
             streams,
             log_format,
             log_filter,
+            traces,
         })
     }
 }
@@ -720,6 +750,27 @@ mod tests {
             "certificate_file = \"c.pem\"",
         ] {
             assert!(web(wrong).unwrap_err().contains("web"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn traces_are_off_and_go_over_tls_or_stay_on_this_machine() {
+        assert_eq!(parse(LEAST).unwrap().traces, None);
+        let telemetry = |more: &str| parse(&format!("{LEAST}\n[telemetry]\n{more}\n"));
+        let traces = telemetry("otlp_endpoint = \"http://127.0.0.1:4317\"");
+        let traces = traces.unwrap().traces.unwrap();
+        assert!((traces.sample_ratio - 1.0).abs() < f64::EPSILON);
+        assert_eq!(traces.service_name, "presence-cloud");
+        telemetry("otlp_endpoint = \"https://collector.example.com:4317\"").unwrap();
+        for wrong in [
+            "otlp_endpoint = \"http://collector.example.com:4317\"",
+            "otlp_endpoint = \"ftp://127.0.0.1\"",
+            "sample_ratio = 1.5",
+        ] {
+            assert!(
+                telemetry(wrong).unwrap_err().contains("telemetry"),
+                "{wrong}"
+            );
         }
     }
 

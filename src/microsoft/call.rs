@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use serde_json::Value;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::error::{BadAnswer, BadInput, MicrosoftError, Operation, StatusError};
@@ -33,12 +34,33 @@ pub async fn send(
     if let Ok(value) = HeaderValue::from_str(&id) {
         request.headers_mut().insert(CLIENT_REQUEST_ID, value);
     }
+    // Whoever counts what goes out sees what it is for.
+    request.extensions_mut().insert(operation);
+    let span = tracing::info_span!(
+        "microsoft.request",
+        microsoft.operation = %operation,
+        microsoft.client_request_id = id,
+        http.status = tracing::field::Empty,
+        microsoft.request_id = tracing::field::Empty,
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+    );
     let start = Instant::now();
-    let result = transport.send(request, limits).await;
+    let result = transport
+        .send(request, limits)
+        .instrument(span.clone())
+        .await;
     let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     match result {
         Ok(response) => {
             let (parts, body) = Response::into_parts(response);
+            span.record("http.status", parts.status.as_u16());
+            if let Some(request_id) = request_id(&parts.headers) {
+                span.record("microsoft.request_id", request_id);
+            }
+            if !parts.status.is_success() {
+                span.record("otel.status_code", "ERROR");
+            }
             tracing::debug!(
                 microsoft.operation = %operation,
                 http.status = parts.status.as_u16(),
@@ -55,7 +77,9 @@ pub async fn send(
             })
         }
         Err(source) => {
-            tracing::debug!(
+            span.record("otel.status_code", "ERROR");
+            // At a level that is written: the error itself does not carry the id.
+            tracing::info!(
                 microsoft.operation = %operation,
                 microsoft.client_request_id = id,
                 elapsed_ms,

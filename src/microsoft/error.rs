@@ -31,6 +31,20 @@ pub enum Operation {
     SigningKeys,
 }
 
+impl Operation {
+    /// Each of them, in the order in which they are written above.
+    pub const ALL: [Self; 8] = [
+        Self::Presences,
+        Self::Lookup,
+        Self::Discover,
+        Self::AppToken,
+        Self::Refresh,
+        Self::Authorize,
+        Self::Redeem,
+        Self::SigningKeys,
+    ];
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -398,6 +412,14 @@ impl MicrosoftError {
         match self {
             Self::Status(e) => e.request_id.as_deref().or(e.client_request_id.as_deref()),
             Self::OAuth(e) => e.correlation_id.as_deref().or(e.trace_id.as_deref()),
+            _ => None,
+        }
+    }
+
+    /// The id we gave the request, where an answer came back to it.
+    pub fn client_request_id(&self) -> Option<&str> {
+        match self {
+            Self::Status(e) => e.client_request_id.as_deref(),
             _ => None,
         }
     }

@@ -588,7 +588,7 @@ struct SetSwitches {
 }
 
 async fn switches(State(microsoft): State<Microsoft>, body: Bytes) -> Answer {
-    let example = json!({ "personal_accounts": true, "refusals_come_back": false, "wids": false, "consent_propagation_secs": 0 });
+    let example = json!({ "personal_accounts": true, "refusals_come_back": false, "wids": true, "consent_propagation_secs": 0 });
     let wanted: SetSwitches = read(&body, example)?;
     microsoft.set_switches(|s| {
         if let Some(allowed) = wanted.personal_accounts {

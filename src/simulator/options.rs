@@ -215,7 +215,7 @@ pub struct Switches {
     /// What stands against an account or the application in the tenant is sent back to the application instead of being shown on
     /// Microsoft's page. Default: no.
     pub refusals_come_back: bool,
-    /// Id tokens name the directory roles of the person (`wids`, an optional claim). Default: no.
+    /// Id tokens name the directory roles of the person (`wids`), as our registration asks for. Default: yes.
     pub wids: bool,
     /// So many token requests of one kind for one tenant within five minutes bring AADSTS50196. Default: never.
     pub loop_detection: Option<u32>,
@@ -259,7 +259,7 @@ impl Default for Switches {
             consent_propagation: Duration::ZERO,
             personal_accounts: PersonalAccounts::Refused,
             refusals_come_back: false,
-            wids: false,
+            wids: true,
             loop_detection: None,
         }
     }

@@ -89,7 +89,12 @@ impl Scene {
             .wait_for_text("Permissions requested for your organisation")
             .await;
         self.browser.press("Accept").await;
-        self.sign_in().await;
+        self.sign_in_as(&self.administrator()).await;
+    }
+
+    /// Who may connect the organisation.
+    pub fn administrator(&self) -> String {
+        self.tenant.administrators()[0].upn.clone()
     }
 
     pub async fn to_authorized(&self, kind: ConnectionKind) {

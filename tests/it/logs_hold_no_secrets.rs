@@ -1,39 +1,30 @@
-//! Everything that is logged at the lowest level, by every crate, while the product works and fails: no secret and no name in it.
-
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+//! Everything that is logged at the lowest level, by every crate, while the product works and fails, the metrics and the spans: no
+//! secret and no name in it.
 
 use presence_bridge::cloud::store::ConnectionKind;
 use presence_bridge::simulator::{Fault, FaultParams, Scope, TenantSpec};
-use tracing_subscriber::EnvFilter;
+use presence_bridge::telemetry::{self, LogFormat};
 
+use crate::support::collector::Collector;
+use crate::support::log::Log;
 use crate::support::stage::{Stage, quick, until, upns};
 use crate::support::visitor::{Page, Visitor};
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 #[tokio::test]
 async fn nothing_secret_and_nobody_s_name_is_logged_at_any_level() {
     let log = Log::default();
     let writer = log.clone();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("trace"))
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .init();
-    let stage = Stage::new(quick()).await;
+    let collector = Collector::start().await;
+    let (subscriber, traces) = telemetry::subscriber(
+        LogFormat::Text,
+        "trace",
+        false,
+        move || writer.clone(),
+        Some(&collector.settings),
+    )
+    .unwrap();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let mut stage = Stage::new(quick()).await;
     let tenant = stage
         .tenant_by("contoso.example", 5, ConnectionKind::ServiceAccount)
         .await;
@@ -60,7 +51,14 @@ async fn nothing_secret_and_nobody_s_name_is_logged_at_any_level() {
     }
     let pages = through_the_pages(&stage).await;
 
-    let text = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let metrics = stage.cloud().unwrap().metrics();
+    assert!(metrics.contains("presence_cloud_http_requests_total"));
+    drop(suite);
+    stage.world.stop_cloud().await;
+    traces.stop().await;
+    let spans = collector.taken.text();
+    assert!(spans.contains("microsoft.request") && spans.contains("token_renewal"));
+    let text = log.text();
     assert!(
         text.contains("TRACE")
             && text.contains("a suite opened a stream")
@@ -106,6 +104,16 @@ async fn nothing_secret_and_nobody_s_name_is_logged_at_any_level() {
             [tokens.as_slice(), private.as_slice()].concat(),
         ),
         ("a page", &pages.shown, tokens.clone()),
+        (
+            "the metrics",
+            &metrics,
+            [tokens.as_slice(), private.as_slice()].concat(),
+        ),
+        (
+            "a span",
+            &spans,
+            [tokens.as_slice(), private.as_slice()].concat(),
+        ),
     ] {
         let lower = output.to_lowercase();
         for planted in forbidden {

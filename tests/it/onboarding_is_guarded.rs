@@ -539,7 +539,7 @@ async fn every_answer_has_the_headers() {
 #[tokio::test]
 async fn only_who_authorized_completes() {
     let (stage, tenant) = stage().await;
-    let ann = upns(&tenant)[0].clone();
+    let ann = tenant.administrators()[0].upn.clone();
     let asker = Visitor::new(&stage);
     asker.begin("contoso.example", "organisation").await;
 
@@ -589,6 +589,20 @@ async fn only_who_authorized_completes() {
 }
 
 #[tokio::test]
+async fn where_roles_are_not_told_nobody_connects_an_organisation() {
+    let (stage, tenant) = stage().await;
+    stage.microsoft.set_switches(|s| s.wids = false);
+    let visitor = Visitor::new(&stage);
+    visitor.begin("contoso.example", "organisation").await;
+    let administrator = &tenant.administrators()[0].upn;
+    visitor.through_microsoft(administrator).await;
+    assert_eq!(visitor.get("/outcome").await.outcome(), "ours");
+    assert_eq!(visitor.get("/complete").await.location(), "/authorize");
+    // With a service account no role is needed.
+    visitor.onboard(&tenant, "service-account").await;
+}
+
+#[tokio::test]
 async fn nobody_sees_or_takes_over_somebody_else_s_tenant() {
     let (stage, tenant) = stage().await;
     let fabrikam = found(&stage, "fabrikam.example");
@@ -604,7 +618,9 @@ async fn nobody_sees_or_takes_over_somebody_else_s_tenant() {
         visitor.open(&back).await
     };
     let stranger = Visitor::new(&stage);
-    let (ann, bob) = (upns(&tenant)[0].clone(), upns(&tenant)[1].clone());
+    let ann = tenant.administrators()[0].upn.clone();
+    let bob = upns(&tenant)[1].clone();
+    assert!(tenant.set_administrator(&bob, true));
     assert!(
         see(&stranger, &ann)
             .await
@@ -650,7 +666,8 @@ async fn nobody_sees_or_takes_over_somebody_else_s_tenant() {
         .await;
     let taker = Visitor::new(&stage);
     taker.begin("adventure.example", "organisation").await;
-    taker.through_microsoft(&upns(&by_operator)[0]).await;
+    let administrator = &by_operator.administrators()[0].upn;
+    taker.through_microsoft(administrator).await;
     assert_eq!(taker.get("/outcome").await.outcome(), "connected");
 
     // By the link: everything but the end.
@@ -838,6 +855,7 @@ async fn of_two_who_authorize_at_the_same_time_the_first_to_complete_has_it() {
     let (stage, tenant) = stage().await;
     let (ann, bob) = (Visitor::new(&stage), Visitor::new(&stage));
     for (visitor, account) in [(&ann, 0), (&bob, 1)] {
+        assert!(tenant.set_administrator(&upns(&tenant)[account], true));
         visitor.begin("contoso.example", "organisation").await;
         visitor.through_microsoft(&upns(&tenant)[account]).await;
         assert!(visitor.get("/authorize").await.body.contains("AUTHORIZED"));
@@ -892,7 +910,7 @@ async fn the_operator_s_link_mends_a_connection_of_the_command_line() {
         visitor.post("/status/again", &[]).await.location(),
         "/authorize"
     );
-    let account = upns(&tenant)[1].clone();
+    let account = tenant.administrators()[0].upn.clone();
     assert_eq!(
         visitor.through_microsoft(&account).await.location(),
         "/authorize"

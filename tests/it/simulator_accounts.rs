@@ -345,6 +345,7 @@ async fn roles_are_named_only_when_the_application_wants_them() {
     let sim = Sim::new();
     let admin = administrator(&sim);
     let changed = [("account", admin.as_str())];
+    sim.microsoft.set_switches(|s| s.wids = false);
     let (_, back) = sign_in(&sim, &changed).await;
     let reply = redeem(&sim, "organizations", &get(&back, "code"), VERIFIER).await;
     assert!(claims(&reply).get("wids").is_none());

@@ -2,6 +2,8 @@
 
 pub mod aadsts_codes;
 pub mod browser;
+pub mod collector;
+pub mod log;
 pub mod openapi;
 pub mod program;
 pub mod raw;

@@ -91,6 +91,22 @@ pub enum Parcel {
     End(End),
 }
 
+/// What became of values that waited, besides being sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Replaced by a newer one.
+    pub replaced: u64,
+    /// Not wanted any more.
+    pub dropped: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.replaced += more.replaced;
+        self.dropped += more.dropped;
+    }
+}
+
 enum Item {
     Person(Upn),
     SnapshotEnd,
@@ -130,6 +146,8 @@ struct Inner {
     delivered: Position,
     end: Option<End>,
     ended: bool,
+    /// Since it was last taken.
+    tally: Tally,
     /// Since when something waits that nobody takes.
     idle_since: Instant,
 }
@@ -157,6 +175,7 @@ impl Mailbox {
                 delivered: latest,
                 end: None,
                 ended: false,
+                tally: Tally::default(),
                 idle_since: Instant::now(),
             }),
             ready: Notify::new(),
@@ -197,6 +216,8 @@ impl Mailbox {
             let waiting = Waiting { snapshot, delivery };
             if inner.values.insert(upn.clone(), waiting).is_none() {
                 inner.order.push_back(Item::Person(upn.clone()));
+            } else {
+                inner.tally.replaced += 1;
             }
         });
     }
@@ -204,7 +225,9 @@ impl Mailbox {
     /// A value that waits is no longer wanted, because the person is no longer watched or no longer there.
     pub fn drop_value(&self, upn: &Upn) {
         let mut inner = self.lock();
-        inner.values.remove(upn);
+        if inner.values.remove(upn).is_some() {
+            inner.tally.dropped += 1;
+        }
         if inner.order.len() > 2 * inner.values.len() + 64 {
             let Inner { values, order, .. } = &mut *inner;
             order.retain(|item| match item {
@@ -262,17 +285,25 @@ impl Mailbox {
         self.put(|inner| inner.order.push_back(Item::SnapshotEnd));
     }
 
-    /// The tenant's run of changes has come this far, and what concerns this stream is in the mailbox.
-    pub fn advance(&self, latest: Position) {
+    /// The tenant's run of changes has come this far, and what concerns this stream is in the mailbox. Returns what became of
+    /// values that waited, since it was last asked.
+    pub fn advance(&self, latest: Position) -> Tally {
         let mut inner = self.lock();
+        let tally = std::mem::take(&mut inner.tally);
         // What was dropped at the end has not been delivered.
         if inner.end.is_some() {
-            return;
+            return tally;
         }
         inner.latest = latest;
         if inner.values.is_empty() && inner.order.is_empty() {
             inner.delivered = latest;
         }
+        tally
+    }
+
+    /// What became of values that waited, since it was last asked.
+    pub fn take_tally(&self) -> Tally {
+        std::mem::take(&mut self.lock().tally)
     }
 
     /// Ends the stream: what waits is dropped, the end is sent, nothing is taken in any more.
@@ -282,6 +313,7 @@ impl Mailbox {
             return;
         }
         inner.end = Some(end);
+        inner.tally.dropped += inner.values.len() as u64;
         inner.values = HashMap::new();
         inner.order = VecDeque::new();
         inner.coverage = HashMap::new();
@@ -292,7 +324,12 @@ impl Mailbox {
 
     /// Whether the stream is to end.
     pub fn has_ended(&self) -> bool {
-        self.lock().end.is_some()
+        self.end_reason().is_some()
+    }
+
+    /// Why the stream is to end.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.lock().end.map(|end| end.reason)
     }
 
     /// Waits for the end.
@@ -452,6 +489,29 @@ mod tests {
         let mailbox = Mailbox::new(position(0));
         mailbox.begin(position(0), position(0));
         mailbox
+    }
+
+    #[tokio::test]
+    async fn what_became_of_values_that_waited_is_counted_once() {
+        let m = mailbox();
+        for sequence in 1..=10 {
+            m.put_value(&upn(sequence % 4), delivery(sequence % 4, sequence), false);
+        }
+        let tally = |replaced, dropped| Tally { replaced, dropped };
+        assert_eq!(m.advance(position(10)), tally(6, 0));
+        assert_eq!(m.take_tally(), tally(0, 0));
+        m.drop_value(&upn(1));
+        m.drop_value(&upn(1));
+        assert_eq!(m.take_tally(), tally(0, 1));
+        // Sent is neither.
+        assert!(m.take().is_some());
+        m.put_value(&upn(1), delivery(1, 11), false);
+        m.end(End {
+            reason: EndReason::TooSlow,
+            reconnect_after: None,
+        });
+        m.put_value(&upn(2), delivery(2, 12), false);
+        assert_eq!(m.take_tally(), tally(0, 1));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The operators' password: its file, and its verification, which costs guessers more than us.
 //!
 //! Invariants: the password is never stored, only its argon2id hash in an owner-only file; every try takes one verification whatever
-//! was typed; at most [`AT_ONCE`] of them run at a time, off the threads that serve; an address that guessed wrong has to wait.
+//! was typed; at most two of them run at a time, off the threads that serve; an address that guessed wrong has to wait.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};

@@ -22,7 +22,7 @@ texts! {
         cancel: "Cancel",
         nothing: "Nothing here.",
         never: "never",
-        footer: "No tokens, no codes and no names of people are shown on these pages.",
+        footer: "No tokens and no names of people are shown on these pages.",
     }
     /// Signing in.
     sign_in: SignIn {

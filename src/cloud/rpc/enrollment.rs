@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::Api;
 use crate::cloud::listener::{self, Peer};
+use crate::cloud::metrics::Enrolment;
 use crate::cloud::store::EnrolError;
 use crate::secret::sha256;
 use crate::wire::{self, v1};
@@ -73,9 +74,8 @@ fn failed(e: &EnrolError) -> Status {
     }
 }
 
-#[tonic::async_trait]
-impl v1::enrollment_service_server::EnrollmentService for Api {
-    async fn enroll(
+impl Api {
+    async fn enrol(
         &self,
         request: Request<v1::EnrollRequest>,
     ) -> Result<Response<v1::EnrollResponse>, Status> {
@@ -119,6 +119,22 @@ impl v1::enrollment_service_server::EnrollmentService for Api {
             tenant_name: tenant.map(|t| t.name).unwrap_or_default(),
             server_time: Some(wire::timestamp(now)),
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::enrollment_service_server::EnrollmentService for Api {
+    async fn enroll(
+        &self,
+        request: Request<v1::EnrollRequest>,
+    ) -> Result<Response<v1::EnrollResponse>, Status> {
+        let outcome = self.enrol(request).await;
+        self.metrics.enrolment(match &outcome {
+            Ok(_) => Enrolment::Enrolled,
+            Err(status) if status.code() == Code::Unavailable => Enrolment::Failed,
+            Err(_) => Enrolment::Refused,
+        });
+        outcome
     }
 
     async fn renew_key(

@@ -17,6 +17,7 @@ use crate::cloud::directory::StreamId;
 use crate::cloud::hub::mailbox::{Delivery, End, EndReason, Freshness, Mailbox, Parcel};
 use crate::cloud::hub::{Opened, Purpose, Reserved};
 use crate::cloud::listener::Peer;
+use crate::cloud::metrics::{Metrics, StreamEnd};
 use crate::cloud::poller::Tenant;
 use crate::model::{Position, Sequence, SuiteId};
 use crate::wire::{self, v1};
@@ -119,6 +120,7 @@ pub(super) struct Conversation {
     pub auth: Arc<Authenticator>,
     pub clock: Clock,
     pub settings: StreamSettings,
+    pub metrics: Arc<Metrics>,
     pub up: Streaming<v1::WatchRequest>,
     pub down: mpsc::Sender<Result<v1::WatchResponse, Status>>,
 }
@@ -127,6 +129,13 @@ impl Conversation {
     /// Until either side ends it.
     pub(super) async fn run(mut self) {
         let outcome = self.converse().await;
+        self.metrics
+            .stream_ended(match (self.place.mailbox().end_reason(), &outcome) {
+                (Some(reason), _) => StreamEnd::Ours(reason),
+                (None, Ok(())) => StreamEnd::SuiteLeft,
+                (None, Err(status)) if status.code() == Code::Cancelled => StreamEnd::SuiteLeft,
+                (None, Err(_)) => StreamEnd::Refused,
+            });
         if let Err(status) = outcome {
             tracing::info!(
                 suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, code = ?status.code(), "a stream ended"
@@ -141,6 +150,7 @@ impl Conversation {
         let opened = self
             .place
             .begin(&open.watch, open.resume.map(Position::from));
+        self.metrics.stream_opened(opened.resumed);
         let id = self.place.id;
         self.tenant
             .with_hub(|hub, _, now| hub.introduce(id, &open.agent_version, now));
@@ -378,6 +388,16 @@ impl Conversation {
                 snapshot_complete,
                 position,
             } => {
+                if !snapshot {
+                    let now = self.clock.now();
+                    // A value that was known before and is told anew, because the name has moved, is no news that came late.
+                    for fresh in values
+                        .iter()
+                        .filter(|v| v.value.changed_at == v.confirmed_at)
+                    {
+                        self.metrics.lag(fresh.value.changed_at.until(now));
+                    }
+                }
                 let kind = if snapshot {
                     v1::PresencesKind::Snapshot
                 } else {

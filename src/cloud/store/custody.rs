@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::enter;
-use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, timed, uuid};
 use crate::model::{TenantId, Timestamp};
 use crate::park;
 
@@ -192,7 +192,7 @@ impl Store {
     /// Notes a try. A note that is still there is counted as an interrupted try. Returns how many of those there are in a row by
     /// now; `None` when the token is another one already.
     pub async fn begin_refresh(&self, intent: Intent) -> Result<Option<u32>, StoreError> {
-        let interrupted: Option<i64> = sqlx::query(
+        let noted = sqlx::query(
             "UPDATE refresh_tokens SET interrupted = interrupted + (intent_id IS NOT NULL), intent_id = $3, intent_at = $4
              WHERE tenant_id = $1 AND generation = $2 RETURNING interrupted",
         )
@@ -200,10 +200,11 @@ impl Store {
         .bind(intent.generation)
         .bind(intent.id.as_slice())
         .bind(intent.at.as_millis())
-        .fetch_optional(&self.writer)
-        .await
-        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-        .map_err(|e| StoreError::Database("note that a token is being renewed", e))?;
+        .fetch_optional(&self.writer);
+        let interrupted: Option<i64> = timed(&self.timings.write, noted)
+            .await
+            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+            .map_err(|e| StoreError::Database("note that a token is being renewed", e))?;
         Ok(interrupted.map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
     }
 

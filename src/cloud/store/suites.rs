@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::enter;
-use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, timed, uuid};
 use crate::model::{KeyId, SuiteId, TenantId, Timestamp};
 
 /// Within this time the same code with the same key gives the same answer again, so that a lost answer costs nothing.
@@ -273,18 +273,19 @@ impl Store {
 
     /// A key of an active suite of a tenant that is not gone.
     pub async fn suite_key(&self, key: KeyId) -> Result<Option<SuiteKey>, StoreError> {
-        sqlx::query(
+        let found = sqlx::query(
             "SELECT k.*, s.tenant_id FROM suite_keys k
              JOIN suites s ON s.suite_id = k.suite_id AND s.status = 'active'
              JOIN tenants t ON t.tenant_id = s.tenant_id AND t.status <> 'gone'
              WHERE k.key_id = $1",
         )
         .bind(key.to_string())
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(|e| StoreError::Database("read a suite's key", e))?
-        .map(|row| suite_key(&row))
-        .transpose()
+        .fetch_optional(&self.readers);
+        timed(&self.timings.read, found)
+            .await
+            .map_err(|e| StoreError::Database("read a suite's key", e))?
+            .map(|row| suite_key(&row))
+            .transpose()
     }
 
     /// All suites of a tenant, or of all tenants.

@@ -2,7 +2,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::enter;
-use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, uuid};
+use super::{Action, Actor, BUMP_REVISION, Deed, Store, StoreError, timed, uuid};
 use crate::model::{Epoch, TenantId, Timestamp};
 
 /// How a tenant is connected. Design decision 2.
@@ -213,15 +213,16 @@ impl Store {
 
     /// Begins a new run of sequences: never equal to an earlier one, whatever the clock does.
     pub async fn next_epoch(&self, id: TenantId, now: Timestamp) -> Result<Epoch, StoreError> {
-        let epoch: i64 = sqlx::query(
+        let begun = sqlx::query(
             "UPDATE tenants SET epoch = max(epoch + 1, $2) WHERE tenant_id = $1 RETURNING epoch",
         )
         .bind(id.to_string())
         .bind(now.as_millis())
-        .fetch_one(&self.writer)
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(|e| StoreError::Database("begin an epoch", e))?;
+        .fetch_one(&self.writer);
+        let epoch: i64 = timed(&self.timings.write, begun)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(|e| StoreError::Database("begin an epoch", e))?;
         Ok(Epoch(u64::try_from(epoch).unwrap_or_default()))
     }
 }

@@ -66,6 +66,7 @@ where
         clock.clone(),
         Supervisor::new(),
         1,
+        Metrics::new(),
     );
     let scene = Scene {
         tokens,

@@ -366,6 +366,10 @@ impl Outcome {
             Trouble::WrongOrganisation => plain(Kind::WrongOrganisation),
             Trouble::Guest => plain(Kind::Guest),
             Trouble::NotAdministrator => plain(Kind::NotAdministrator),
+            Trouble::RolesNotTold => Self {
+                code: "wids".into(),
+                ..plain(Kind::Ours)
+            },
             Trouble::PermissionMissing(name) => Self::plain(Kind::PermissionMissing, name, now),
             Trouble::NoLastingAccess => plain(Kind::NoLastingAccess),
             Trouble::AlreadyConnected => plain(Kind::Connected),

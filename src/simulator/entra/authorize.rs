@@ -261,9 +261,9 @@ impl Microsoft {
             let ordinary = |e: &Entry| !e.guest && e.enabled && !e.administrator;
             let all = || directory.all().map(|(_, e)| e);
             let offered = all()
-                .filter(|e| ordinary(e))
+                .filter(|e| e.administrator)
                 .take(OFFERED)
-                .chain(all().filter(|e| e.administrator).take(OFFERED))
+                .chain(all().filter(|e| ordinary(e)).take(OFFERED))
                 .chain(all().filter(|e| e.guest && !e.administrator).take(OFFERED))
                 .chain(
                     all()

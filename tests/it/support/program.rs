@@ -25,11 +25,24 @@ impl Program {
     /// The same, stopping for good at a named point. It has come there when the file exists that is returned.
     #[cfg(debug_assertions)]
     pub fn serve_until(folder: &Path, point: &str) -> (Self, std::path::PathBuf) {
+        Self::run_until(folder, &["serve"], point)
+    }
+
+    /// A command, killed when it is dropped.
+    pub fn run(folder: &Path, arguments: &[&str]) -> Self {
+        let mut command = command(folder);
+        command.args(arguments).stdout(Stdio::null());
+        Self(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// The same, stopping for good at a named point.
+    #[cfg(debug_assertions)]
+    pub fn run_until(folder: &Path, arguments: &[&str], point: &str) -> (Self, std::path::PathBuf) {
         use presence_bridge::park;
         let marker = folder.join("parked");
         let _ = std::fs::remove_file(&marker);
         let child = command(folder)
-            .arg("serve")
+            .args(arguments)
             .env(park::POINT, point)
             .env(park::MARKER, &marker)
             .stdout(Stdio::null())

@@ -145,16 +145,25 @@ impl Days {
     pub async fn settle(&self) {
         let mut last = self.fingerprint();
         let mut quiet = 0;
-        // A renewal of a token is a task of its own, and may be waiting for the disk.
-        while quiet < QUIET_ROUNDS || (quiet < BUSY_ROUNDS && last.2 > self.tasks.get()) {
+        // A renewal of a token is a task of its own. Who waits for the disk may wait for long.
+        while quiet < QUIET_ROUNDS
+            || self.disk_is_awaited()
+            || (quiet < BUSY_ROUNDS && last.2 > self.tasks.get())
+        {
             tokio::task::spawn_blocking(|| std::thread::sleep(QUIET))
                 .await
                 .unwrap();
             let now = self.fingerprint();
-            quiet = if now == last { quiet + 1 } else { 0 };
+            let still = now == last && !self.disk_is_awaited();
+            quiet = if still { quiet + 1 } else { 0 };
             last = now;
         }
         self.tasks.set(last.2);
+    }
+
+    fn disk_is_awaited(&self) -> bool {
+        let cloud = self.stage.cloud().unwrap();
+        cloud.operations().store().in_use() > 0
     }
 
     /// Changes whenever something happens that anybody could see.

@@ -236,7 +236,10 @@ impl Visitor {
     /// From the form to the green button.
     pub async fn onboard(&self, tenant: &Tenant, connection: &str) -> Page {
         self.begin(tenant.domain(), connection).await;
-        let account = tenant.people()[0].upn.clone();
+        let account = match connection {
+            "organisation" => tenant.administrators()[0].upn.clone(),
+            _ => tenant.people()[0].upn.clone(),
+        };
         let back = self.through_microsoft(&account).await;
         assert_eq!(back.location(), "/authorize", "{}", back.body);
         let page = self.get("/authorize").await;
