@@ -177,6 +177,16 @@ pub fn explain(status: &Status, now: Timestamp) -> Explained {
                 true,
             )
         }
+        _ if all.contains("compression flag") => explained(
+            "What answers at this address is not the place where suites connect",
+            "Check the port: it is that of gRPC, not that of the pages.",
+            true,
+        ),
+        _ if never_arrived && all.contains("invalidcontenttype") => explained(
+            "The server at this address does not speak TLS",
+            "Check the port; or, towards this machine itself, begin the address with http://.",
+            true,
+        ),
         _ if never_arrived && (all.contains("body") || all.contains("h2 protocol")) => explained(
             "The connection to the cloud broke",
             "Nothing to do: the agent reconnects by itself.",

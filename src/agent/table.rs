@@ -214,6 +214,12 @@ fn draw_head(
     ])];
     lines.push(match view.tenant() {
         None => Line::from("Microsoft: not told yet").dark_gray(),
+        // What was told is of the past: nothing of it is said as if it were now.
+        Some(t) if !view.is_connected() => Line::from(format!(
+            "Microsoft: unknown just now; last told: {}",
+            t.state
+        ))
+        .yellow(),
         Some(t) if t.connected => Line::from(format!(
             "Microsoft: connected, everybody is read every {}",
             t.cadence.map_or_else(|| "…".into(), age)
@@ -383,6 +389,11 @@ mod tests {
         }
         assert!(!text.contains("STALE"));
         view.disconnected();
-        assert!(picture(&view, now).contains("STALE"));
+        let text = picture(&view, now);
+        assert!(text.contains("STALE"));
+        assert!(
+            text.contains("unknown just now; last told: connected"),
+            "{text}"
+        );
     }
 }

@@ -52,7 +52,7 @@ enum Command {
     /// Trades a one-time enrolment code for an identity.
     Enroll {
         /// Where the cloud is, for example `https://presence.example.com:8443`.
-        #[arg(long, required_unless_present = "ini")]
+        #[arg(long, required_unless_present = "ini", value_parser = address)]
         cloud: Option<Url>,
         /// Presence.ini with the lines the onboarding page showed: address, enrolment code and name. The code is good once; delete
         /// it from the file afterwards.
@@ -61,8 +61,8 @@ enum Command {
         /// File with the enrolment code; "-" asks for it or reads standard input.
         #[arg(long, value_name = "FILE", default_value = "-")]
         code_file: PathBuf,
-        /// A name by which people recognise this suite. Default: the name of this machine.
-        #[arg(long)]
+        /// A name by which people recognise this suite, at most 100 bytes. Default: the name of this machine.
+        #[arg(long, value_parser = suite_name)]
         name: Option<String>,
         /// Certificates to trust instead of those of the operating system, PEM.
         #[arg(long, value_name = "FILE")]
@@ -90,6 +90,20 @@ enum Command {
     },
     /// Goes through everything step by step and says what is wrong.
     Check,
+}
+
+fn address(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok();
+    url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .ok_or_else(|| "write it like https://presence.example.com:8443".into())
+}
+
+fn suite_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("give it a name".into()),
+        name if name.len() > 100 => Err("at most 100 bytes".into()),
+        name => Ok(name.into()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

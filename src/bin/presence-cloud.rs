@@ -153,7 +153,7 @@ struct AddTenant {
     /// Domain or id of the organisation's Microsoft tenant, for example contoso.com.
     tenant: String,
     /// Name for people. Default: the domain.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", value_parser = short)]
     name: String,
     /// How the organisation is connected.
     #[arg(long, value_enum, default_value = "organisation")]
@@ -195,6 +195,14 @@ enum Suite {
         /// Id of the suite.
         suite: uuid::Uuid,
     },
+}
+
+/// A name for people.
+fn short(text: &str) -> Result<String, String> {
+    if text.chars().count() > 100 {
+        return Err("at most 100 characters".into());
+    }
+    Ok(text.into())
 }
 
 fn main() -> ExitCode {
@@ -283,7 +291,7 @@ async fn keys(config: &CloudConfig, command: &Keys) -> anyhow::Result<()> {
         }
         KeyRing::create(file)?;
         say(&format!(
-            "Wrote {}. Keep a copy of it in a safe place, apart from the database: without it nobody can be read.",
+            "Wrote {}. Keep a copy of it in a safe place, apart from the database: without it no stored credential opens.",
             file.display()
         ));
         return Ok(());
@@ -379,6 +387,13 @@ async fn rotate_key(store: &Store, file: &Path, progress: impl FnMut(u64)) -> an
 }
 
 async fn serve(config: CloudConfig) -> anyhow::Result<()> {
+    if !config.key_file.exists() {
+        bail!(
+            "the key file {} is not there; if there is a database already, put your copy of the file back, else make it with: \
+             presence-cloud keys create",
+            config.key_file.display()
+        );
+    }
     let traces = config.traces.clone();
     let traces =
         telemetry::init_with_traces(config.log_format, &config.log_filter, traces.as_ref())?;

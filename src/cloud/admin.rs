@@ -307,7 +307,12 @@ pub fn pick_tenant<'a>(tenants: &'a [TenantRow], wanted: &str) -> Result<&'a Ten
             .find(|t| t.id == id)
             .ok_or_else(|| format!("there is no tenant {id}; see: presence-cloud tenant list"));
     }
-    let wanted = wanted.to_lowercase();
+    let wanted = wanted.trim().to_lowercase();
+    if wanted.is_empty() {
+        return Err(
+            "name the organisation, or give its id; see: presence-cloud tenant list".into(),
+        );
+    }
     if let Some(exact) = tenants.iter().find(|t| t.name.to_lowercase() == wanted) {
         return Ok(exact);
     }
@@ -367,5 +372,6 @@ mod tests {
                 .contains("2 tenants")
         );
         assert!(pick_tenant(&rows, "nobody").is_err());
+        assert!(pick_tenant(&rows[..1], " ").is_err(), "nobody was named");
     }
 }

@@ -30,7 +30,7 @@ use super::hub::{CoverageCount, Known, LookupOutcome, StreamFigures, TenantHub};
 use super::keeper::{RECENT, Standing};
 use super::metrics::Metrics;
 use super::store::{ConnectionKind, TenantRow, TenantStatus};
-use super::tokens::{AccessFigures, Failure, Held, Tokens};
+use super::tokens::{AccessFigures, Failure, Held, Tokens, chain};
 use crate::backoff::{Backoff, throttle_wait};
 use crate::clock::Clock;
 use crate::microsoft::error::Operation;
@@ -279,6 +279,16 @@ enum Calls {
 }
 
 impl Trouble {
+    /// For the log.
+    fn in_words(&self) -> String {
+        match self {
+            Self::Microsoft(e) => chain(e),
+            Self::Token(failure) => chain(&failure.error),
+            Self::TokenRefused(_) => "a fresh access token is refused".into(),
+            Self::AllRefused => "everything is refused".into(),
+        }
+    }
+
     fn recovery(&self) -> Recovery {
         match self {
             Self::Microsoft(e) => e.recovery(),
@@ -896,6 +906,7 @@ impl Tenant {
         let changed = health.state != before;
         tracing::warn!(
             tenant.id = %self.id, health = health.state.as_str(), changed, microsoft.code = microsoft_code,
+            error = trouble.in_words(),
             microsoft.correlation_id = trouble.correlation_id(),
             microsoft.client_request_id = trouble.client_request_id(),
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "reading presence failed"

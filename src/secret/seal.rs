@@ -30,7 +30,8 @@ pub enum SealError {
     KeyFile(#[source] ReadSecretError),
     /// The key file does not hold 32 bytes in base64.
     #[error(
-        "the key-encryption key must be 32 bytes in base64; make one with: openssl rand -base64 32"
+        "the key file must hold 32 bytes in base64 on each line; if there is a database already, put your copy of the file back, for a \
+         new key opens nothing of it; else remove the file and use: presence-cloud keys create"
     )]
     KeyForm,
     /// The key file could not be written.

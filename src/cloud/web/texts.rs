@@ -213,7 +213,7 @@ texts! {
         title: "Disconnect {}?",
         lead: "This cannot be undone. To come back you connect anew, and every phone system is enrolled anew.",
         what_1: "All credentials of your organisation are destroyed.",
-        what_2: "{} phone systems are revoked; their consoles show nothing more from Teams within seconds.",
+        what_2: "All its phone systems ({}) are revoked; their consoles show nothing more from Teams within seconds.",
         what_3: "Your entries are deleted.",
         confirm: "Type {} to confirm",
         wrong: "That is not the name; nothing was done.",
