@@ -87,6 +87,9 @@ pub enum BuildError {
     /// One of the application's certificates.
     #[error("the credential of the application in {0} cannot be used")]
     Certificate(String, #[source] EntraSetupError),
+    /// The operators' password.
+    #[error("operators could not sign in")]
+    Operators(#[from] operators::password::PasswordError),
     /// TLS of a listener.
     #[error("TLS of a listener cannot be set up")]
     Tls(#[from] TlsSetupError),
@@ -369,6 +372,7 @@ impl Cloud {
             }
             _ => None,
         };
+        Operators::check(&config.operators)?;
         let (operators_listener, operators_address) = bind(config.operators.listen).await?;
         let operators = Operating {
             operators: Arc::new(Operators {
@@ -464,6 +468,11 @@ impl Cloud {
         }
         let of_operators = self.operators;
         let seen = noticed("operators' listener", "operators");
+        let stopping = self.supervisor.stopping();
+        let tidying = Arc::clone(&of_operators.operators).tidy_for_ever();
+        self.supervisor.run("operators' tidying", async move {
+            stopping.run_until_cancelled(tidying).await;
+        });
         tracing::info!(address = %of_operators.address, tls = of_operators.tls.is_some(), "serving operators");
         self.supervisor.run("operators' listener", async move {
             let service = of_operators.operators.router();

@@ -24,6 +24,7 @@ use crate::agent::uplink::{Uplink, UplinkHandle, UplinkSettings};
 use crate::agent::view::Event;
 use crate::clock::Clock;
 use crate::cloud::admin::{self, ConnectError, ConnectTenant, DEFAULT_MAX_WATCHED, NewCredential};
+use crate::cloud::operators::password::{self, PasswordError};
 use crate::cloud::store::{Actor, ConnectionKind, Store, StoreError};
 use crate::cloud::{self, BuildError, Cloud, CloudView, Parts};
 use crate::config::cloud::CloudConfig;
@@ -60,6 +61,9 @@ pub enum WorldError {
     /// The key-encryption key.
     #[error(transparent)]
     Key(#[from] SealError),
+    /// The operators' password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -92,6 +96,8 @@ pub struct WorldSettings {
     pub in_process: bool,
     /// Further lines of the cloud's configuration, by section, for example `("poll", "share = 1.0")`.
     pub cloud_keys: Vec<(&'static str, String)>,
+    /// With which password operators sign in to their pages; `None`: nobody does.
+    pub operators_password: Option<Secret>,
 }
 
 impl Default for WorldSettings {
@@ -105,6 +111,7 @@ impl Default for WorldSettings {
             clock: Clock::system(),
             in_process: false,
             cloud_keys: Vec::new(),
+            operators_password: None,
         }
     }
 }
@@ -173,6 +180,10 @@ impl World {
             .map_err(io(format!("cannot create {}", folder.display())))?;
         let folder = std::path::absolute(folder).map_err(io("cannot find the folder"))?;
         write_private(&folder.join("client-secret"), &secret)?;
+        if let Some(password) = &settings.operators_password {
+            let hash = password::hash(password)?;
+            write_private(&folder.join("operators-password"), &hash)?;
+        }
         KeyRing::create(&folder.join("key"))?;
         let mut world = Self {
             microsoft,
@@ -478,7 +489,15 @@ impl World {
             ),
             ("grpc", format!("listen = \"{grpc}\"\n")),
             ("web", format!("listen = \"{web}\"\n")),
-            ("operators", format!("listen = \"{operators}\"\n")),
+            (
+                "operators",
+                match settings.operators_password {
+                    Some(_) => format!(
+                        "listen = \"{operators}\"\npassword_file = \"operators-password\"\n"
+                    ),
+                    None => format!("listen = \"{operators}\"\n"),
+                },
+            ),
             ("poll", format!("interval = \"{interval}ms\"\n")),
             ("streams", "reconnect_spread = \"0ms\"\n".into()),
         ];

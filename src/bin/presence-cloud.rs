@@ -12,6 +12,7 @@ use presence_bridge::clock::Clock;
 use presence_bridge::cloud::admin::{
     self, ConnectTenant, DEFAULT_CODE_LIFE, DEFAULT_MAX_WATCHED, NewCredential,
 };
+use presence_bridge::cloud::operators::password;
 use presence_bridge::cloud::store::{
     Action, Actor, ConnectionKind, Deed, Store, TenantRow, TenantStatus,
 };
@@ -62,6 +63,9 @@ enum Command {
     /// Suites: the phone systems that receive presence.
     #[command(subcommand)]
     Suite(Suite),
+    /// Operators: who signs in to their pages.
+    #[command(subcommand)]
+    Operators(Operators),
     /// Writes a backup of the database; the server may go on serving. The key file is not in it.
     Backup {
         /// The file to write, or a folder, where the file is named by the time. Nothing is overwritten.
@@ -72,6 +76,16 @@ enum Command {
     Restore {
         /// The backup.
         file: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Operators {
+    /// Reads a password from standard input, twice where somebody types it, and writes its hash to the file the configuration names.
+    Password {
+        /// Put it in the place of the one there is. All operators have to sign in again.
+        #[arg(long)]
+        replace: bool,
     },
 }
 
@@ -224,6 +238,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Keys(command) => keys(&config, &command).await,
         Command::Tenant(command) => tenant(config, command).await,
         Command::Suite(command) => suite(config, command).await,
+        Command::Operators(Operators::Password { replace }) => operators_password(&config, replace),
         Command::Backup { target } => {
             let (clock, by) = (Clock::system(), Actor::of_this_account());
             let (database, key_file) = (&config.database, &config.key_file);
@@ -234,6 +249,28 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Restore { file } => restore(&config, &file).await,
     }
+}
+
+fn operators_password(config: &CloudConfig, replace: bool) -> anyhow::Result<()> {
+    let Some(file) = &config.operators.password_file else {
+        bail!("say where: set password_file under [operators] in the configuration")
+    };
+    if file.exists() && !replace {
+        bail!(
+            "{} is there already; --replace makes a new password and ends all sessions",
+            file.display()
+        );
+    }
+    let asked = password::ask().context("cannot read the password")?;
+    let typed =
+        asked.context("the two are not the same, or it was given up; nothing was written")?;
+    password::create(file, &typed, replace)?;
+    say(&format!(
+        "Wrote {}. Operators sign in at {}",
+        file.display(),
+        config.operators.public_url
+    ));
+    Ok(())
 }
 
 async fn restore(config: &CloudConfig, file: &Path) -> anyhow::Result<()> {

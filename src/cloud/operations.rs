@@ -80,6 +80,8 @@ pub struct Invitation {
     pub until: Timestamp,
     /// What to type beside the suite.
     pub command: String,
+    /// Where it connects.
+    pub address: String,
 }
 
 /// What operators see and do.
@@ -360,6 +362,7 @@ impl Operations {
             code,
             until,
             command: format!("presence-agent enroll --cloud {url} --code-file -"),
+            address: url.to_owned(),
         })
     }
 

@@ -1,17 +1,33 @@
 //! The operators' listener: pages, admin API and what machines ask. It binds to loopback unless configured otherwise.
+//!
+//! Pages: every answer has the security headers; whoever is not signed in sees the sign-in page and nothing else; a viewer sees
+//! everything and can do nothing; every form comes from our own page.
 
+mod act;
+mod desk;
+mod pages;
+pub mod password;
 pub mod probes;
+mod sign_in;
+mod texts;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 
 use super::metrics::Metrics;
 use super::operations::Operations;
 use super::requests::{self, Observed};
+use super::tokens::chain;
+use super::web::session::{AGE, IDLE};
 use crate::config::cloud::OperatorsConfig;
 use crate::secret::KeyRing;
+use password::{PasswordError, Stored};
 use probes::Probes;
+
+/// How often ended sessions are forgotten.
+const TIDY: Duration = Duration::from_mins(10);
 
 /// Everything the listener serves from.
 pub struct Operators {
@@ -28,9 +44,36 @@ pub struct Operators {
 }
 
 impl Operators {
+    /// Whether the files it names can be used; they are read again whenever they are needed.
+    pub fn check(config: &OperatorsConfig) -> Result<(), PasswordError> {
+        if config.oidc.is_some() {
+            tracing::warn!(
+                "[oidc] is configured, but this version does not sign operators in at an issuer yet; nobody can sign in to the pages by it"
+            );
+        }
+        match &config.password_file {
+            Some(path) => Stored::read(path).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets sessions that have ended, for ever.
+    pub async fn tidy_for_ever(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TIDY).await;
+            let now = self.operations.now();
+            let store = self.operations.store();
+            let forgotten = store.forget_operator_sessions(now.minus(IDLE), now.minus(AGE));
+            if let Err(e) = forgotten.await {
+                tracing::error!(error = %chain(&e), "operators' sessions that have ended were not forgotten");
+            }
+        }
+    }
+
     /// All addresses there are.
     pub fn router(self: &Arc<Self>) -> Router {
         Router::new()
+            .merge(desk::Desk::new(Arc::clone(self)).router())
             .merge(self.probes.routes())
             .layer(axum::middleware::from_fn_with_state(
                 Observed {

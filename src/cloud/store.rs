@@ -8,6 +8,7 @@ mod audit;
 mod custody;
 mod onboarding;
 mod operations;
+mod operators;
 mod suites;
 mod tenants;
 
@@ -21,6 +22,7 @@ pub use onboarding::{
     WebSessionRow,
 };
 pub use operations::{HistoryEntry, RefreshFacts, Seen};
+pub use operators::{OperatorSession, Role};
 pub use suites::{EnrolError, SuiteKey, SuiteRow};
 pub use tenants::{ConnectionKind, NewTenant, TenantRow, TenantStatus};
 

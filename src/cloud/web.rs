@@ -4,13 +4,13 @@
 //! tenant only by a verified sign-in of the account that authorized it or by a secret link; addresses to go to are an enum, never
 //! input. What the steps do is in [`super::onboarding`]; here they are asked for and shown.
 
-mod limits;
+pub(super) mod limits;
 mod onboarding;
 mod outcome;
-mod pages;
-mod session;
+pub(super) mod pages;
+pub(super) mod session;
 mod status;
-mod texts;
+pub(super) mod texts;
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -291,8 +291,8 @@ impl Web {
     }
 }
 
-/// `security-and-faults.md` §4. Forms may lead to Microsoft, because ours are answered by a redirect there.
-fn security_headers(login_origin: &str, secure: bool) -> Vec<(HeaderName, HeaderValue)> {
+/// `security-and-faults.md` §4. Forms may lead to those who sign people in, because ours are answered by a redirect there.
+pub(super) fn security_headers(login_origin: &str, secure: bool) -> Vec<(HeaderName, HeaderValue)> {
     let csp = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
          form-action 'self' {login_origin}; frame-ancestors 'none'; base-uri 'none'"

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::cloud::poller::TenantFigures;
 use crate::cloud::store::ConnectionKind;
 use crate::model::{Presence, TenantId, Timestamp};
-use crate::secret::Secret;
+use crate::secret::{Secret, random_token};
 use crate::simulator::{Endpoint, Life, Options, Tenant, TenantSpec};
 use crate::telemetry;
 
@@ -86,6 +86,8 @@ struct Demo {
     recent: std::collections::VecDeque<Change>,
     started: Instant,
     code: Secret,
+    /// Of the operators' pages, made for this run.
+    password: Secret,
     clock: Clock,
 }
 
@@ -191,6 +193,7 @@ impl Player {
 
 impl Demo {
     async fn start(folder: &Path, seed: u64) -> Result<(Self, Vec<Suite>), WorldError> {
+        let password = Secret::new(&random_token()[..20]);
         let world = World::start(
             folder,
             WorldSettings {
@@ -200,6 +203,7 @@ impl Demo {
                     opening: Some(OPENING),
                     ..Options::default()
                 },
+                operators_password: Some(password.clone()),
                 ..WorldSettings::default()
             },
         )
@@ -258,6 +262,7 @@ impl Demo {
             recent: std::collections::VecDeque::new(),
             started: Instant::now(),
             code,
+            password,
             clock: Clock::system(),
         };
         Ok((demo, suites))
@@ -275,6 +280,14 @@ impl Demo {
             .map(|p| p.upn.clone())
             .unwrap_or_default();
         vec![
+            (
+                "what operators see",
+                format!(
+                    "{} with the password {}",
+                    self.world.operators_url(),
+                    self.password.expose()
+                ),
+            ),
             (
                 "gRPC, with reflection",
                 format!("grpcurl -plaintext {grpc} list"),
@@ -310,6 +323,7 @@ impl Demo {
             );
             say(&json!({
                 "event": "started", "web": self.world.web_url().as_str(), "connect": NEWCOMER.0,
+                "operators": self.world.operators_url().as_str(), "operators_password": self.password.expose(),
                 "grpc": grpc, "microsoft": microsoft, "enrolment_code": self.code.expose(),
                 "folder": self.world.folder().display().to_string(),
             })

@@ -36,6 +36,9 @@ fn presence_flows_to_every_suite_and_an_interrupt_ends_it_cleanly() {
     let (mut demo, mut events) = demo(&["--seed", "7"]);
     let started = events.next().unwrap();
     assert_eq!(started["event"], "started");
+    let operators = started["operators"].as_str().unwrap();
+    assert!(operators.starts_with("http://127.0.0.1:"));
+    assert!(started["operators_password"].as_str().unwrap().len() >= 12);
     let folder = PathBuf::from(started["folder"].as_str().unwrap());
     assert!(folder.join("cloud.toml").exists());
     let mut fresh = std::collections::HashSet::new();

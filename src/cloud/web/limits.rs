@@ -70,7 +70,7 @@ impl Limits {
 }
 
 /// One customer has a whole network of IPv6 addresses: they count as one.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

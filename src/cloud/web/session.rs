@@ -33,16 +33,16 @@ pub const AGE: Duration = Duration::from_hours(8);
 pub const SIGN_IN_LIFE: Duration = Duration::from_mins(10);
 
 /// A session's last use is noted this often.
-const NOTE_USE: Duration = Duration::from_mins(1);
+pub const NOTE_USE: Duration = Duration::from_mins(1);
 
 /// Letters of 32 bytes in base64url.
 const TOKEN_LENGTH: usize = 43;
 
 /// Most bytes of a form.
-const MAX_FORM: usize = 64 << 10;
+pub const MAX_FORM: usize = 64 << 10;
 
 /// Longest time for a form to arrive. `security-and-faults.md` §2.
-const READ_FORM: Duration = Duration::from_secs(10);
+pub const READ_FORM: Duration = Duration::from_secs(10);
 
 /// The names of our cookies: with the prefix that browsers guard, wherever there is TLS.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +67,23 @@ impl CookieNames {
             Self {
                 session: "sid",
                 sign_in: "oauth",
+                secure,
+            }
+        }
+    }
+
+    /// For the operators' pages. Cookies do not tell ports apart, so theirs have names of their own.
+    pub const fn for_operators(secure: bool) -> Self {
+        if secure {
+            Self {
+                session: "__Host-operator",
+                sign_in: "__Host-operator-oidc",
+                secure,
+            }
+        } else {
+            Self {
+                session: "operator",
+                sign_in: "operator-oidc",
                 secure,
             }
         }
@@ -118,7 +135,8 @@ pub fn hash(secret: &Secret) -> [u8; 32] {
     sha256(secret.expose().as_bytes())
 }
 
-fn same(a: &str, b: &str) -> bool {
+/// Whether two texts are the same; takes as long whichever letter differs.
+pub fn same(a: &str, b: &str) -> bool {
     constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
 }
 

@@ -25,6 +25,7 @@ macro_rules! texts {
         }
     };
 }
+pub(in crate::cloud) use texts;
 
 texts! {
     /// On every page.

@@ -84,6 +84,7 @@ impl Days {
                 ("streams", "maximum_age = \"720h\"".into()),
                 ("streams", "stalled = \"1h\"".into()),
             ],
+            operators_password: None,
         };
         let stage = Stage::new(settings).await;
         let tenant = stage.tenant_by("contoso.example", 4, kind).await;

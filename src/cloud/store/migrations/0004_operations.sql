@@ -72,6 +72,7 @@ CREATE TABLE operator_sessions (
     session_hash BLOB    NOT NULL PRIMARY KEY,
     operator     TEXT    NOT NULL,
     role         TEXT    NOT NULL CHECK (role IN ('viewer', 'operator')),
+    proof        BLOB    NOT NULL,                       -- hash of what let them in: another password ends all sessions
     created_at   INTEGER NOT NULL,
     used_at      INTEGER NOT NULL
 ) STRICT;
