@@ -115,7 +115,7 @@ texts! {
         share_location: "work locations",
         share_nothing: "nothing",
         coverage: "Coverage",
-        coverage_text: "of those watched are read",
+        coverage_text: "of those watched are covered",
         resolving: "{} are being looked up",
         reasons: "Not covered",
         people: "Who, shortened",
