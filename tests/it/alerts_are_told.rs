@@ -287,7 +287,10 @@ async fn a_budget_that_is_too_small_is_told_as_such() {
     let until_told = async |events: &[&str]| {
         let told = || -> Vec<String> {
             let all = story.hook.taken().into_iter();
-            let own = all.filter(|m| m["data"]["tenant"] == many.id().to_string());
+            let own = all.filter(|m| {
+                m["data"]["tenant"] == many.id().to_string()
+                    && m["data"]["kind"] == "cadence-stretched"
+            });
             own.map(|m| m["type"].as_str().unwrap().to_owned())
                 .collect()
         };
