@@ -10,6 +10,7 @@ mod a_killed_cloud_loses_nothing;
 #[cfg(debug_assertions)] // elsewhere there is nothing to park at
 mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
+mod admin_api;
 mod backup_restores;
 mod browser_harness;
 mod browser_onboarding;
