@@ -12,6 +12,8 @@ pub mod probes;
 mod sign_in;
 mod texts;
 
+pub use pages::span;
+
 use std::sync::Arc;
 use std::time::Duration;
 

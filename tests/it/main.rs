@@ -16,6 +16,7 @@ mod browser_harness;
 mod browser_onboarding;
 mod browser_operators;
 mod browser_outcomes;
+mod command_line;
 mod demo_runs;
 mod documented_examples;
 mod every_aadsts_code;

@@ -1,6 +1,7 @@
 //! Which tenants are asked for, and in which pages.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -77,9 +78,9 @@ impl Cursor {
 }
 
 /// The tenants that fit, by name: those after a cursor, and at most so many.
-pub fn page(
+pub fn page<S: BuildHasher>(
     seen: Overview,
-    domains: &HashMap<TenantId, String>,
+    domains: &HashMap<TenantId, String, S>,
     filter: &TenantFilter,
     after: Option<&Cursor>,
     most: Option<usize>,
