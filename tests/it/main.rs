@@ -11,6 +11,7 @@ mod a_killed_cloud_loses_nothing;
 mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
 mod admin_api;
+mod admin_api_contract;
 mod backup_restores;
 mod browser_harness;
 mod browser_onboarding;

@@ -362,7 +362,7 @@ impl Talk {
             }
             Self::Store(o) => {
                 let (seen, domains) = (o.overview().await?, o.store().domains().await?);
-                Ok(filter::page(seen, &domains, wanted, None, None))
+                filter::page(seen, &domains, wanted, None, None).context("there is no first page")
             }
         }
     }

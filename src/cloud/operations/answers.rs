@@ -29,8 +29,8 @@ pub struct Tenants {
     pub found: usize,
     /// Those of this page.
     pub tenants: Vec<TenantLine>,
-    /// The cursor of the next page; absent on the last.
-    pub next: Option<String>,
+    /// The cursor of the next page, which is the last tenant of this one; absent on the last page.
+    pub next: Option<TenantId>,
 }
 
 /// Suites.

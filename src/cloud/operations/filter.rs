@@ -3,9 +3,6 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use super::answers::Tenants;
 use super::view::{Attention, Overview, TenantLine};
 use crate::model::{HealthState, TenantId};
@@ -56,50 +53,34 @@ impl TenantFilter {
     }
 }
 
-/// After which tenant a page begins. The order does not change with what happens meanwhile.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor(String, TenantId);
-
-impl Cursor {
-    fn of(line: &TenantLine) -> Self {
-        Self(line.name.to_lowercase(), line.id)
-    }
-
-    fn to_text(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{}{}", self.1, self.0))
-    }
-
-    /// From the text of an earlier page.
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        let (id, name) = text.split_at_checked(36)?;
-        Some(Self(name.to_owned(), id.parse().ok()?))
-    }
-}
-
-/// The tenants that fit, by name: those after a cursor, and at most so many.
+/// The tenants that fit, by name: those after one of them, and at most so many. `None`: there is no such one.
 pub fn page<S: BuildHasher>(
     seen: Overview,
     domains: &HashMap<TenantId, String, S>,
     filter: &TenantFilter,
-    after: Option<&Cursor>,
+    after: Option<TenantId>,
     most: Option<usize>,
-) -> Tenants {
+) -> Option<Tenants> {
+    // The order does not change with what happens meanwhile.
+    let place = |line: &TenantLine| (line.name.to_lowercase(), line.id);
     let mut tenants = seen.tenants;
+    let after = match after {
+        Some(id) => Some(place(tenants.iter().find(|line| line.id == id)?)),
+        None => None,
+    };
     tenants.retain(|line| filter.fits(line, domains.get(&line.id).map(String::as_str)));
     let found = tenants.len();
-    tenants.sort_by_cached_key(Cursor::of);
+    tenants.sort_by_cached_key(place);
     if let Some(after) = after {
-        tenants.retain(|line| Cursor::of(line) > *after);
+        tenants.retain(|line| place(line) > after);
     }
     let most = most.unwrap_or(usize::MAX);
     let more = tenants.len() > most;
     tenants.truncate(most);
-    let last = tenants.last().filter(|_| more);
-    Tenants {
+    Some(Tenants {
         at: seen.at,
         found,
-        next: last.map(|line| Cursor::of(line).to_text()),
+        next: tenants.last().filter(|_| more).map(|line| line.id),
         tenants,
-    }
+    })
 }

@@ -1,12 +1,13 @@
 //! What is asked, read strictly: what is not described is not guessed at.
 
+use std::error::Error as _;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::request::Parts;
 use http::{HeaderMap, header};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::error::Error as _;
+use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
 use super::problem::Problem;
@@ -50,6 +51,13 @@ pub fn accepts(headers: &HeaderMap, kind: &str) -> bool {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
+
+/// A member that may be left out, and is not `null` if it is there.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    value: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
+}
 
 /// The query, of which nothing may be left over.
 pub struct Asked<T>(pub T);

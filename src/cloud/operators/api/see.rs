@@ -17,7 +17,7 @@ use crate::cloud::operations::OperationError;
 use crate::cloud::operations::answers::{
     Alerts, ApiTokens, Audit, Credentials, Me, Suites, Tenants,
 };
-use crate::cloud::operations::filter::{self, ATTENTIONS, Cursor, HEALTHS, TenantFilter};
+use crate::cloud::operations::filter::{self, ATTENTIONS, HEALTHS, TenantFilter};
 use crate::cloud::operations::view::{Overview, TenantDetail};
 use crate::model::TenantId;
 
@@ -80,7 +80,7 @@ pub struct Wanted {
     attention: Option<String>,
     search: Option<String>,
     limit: Option<u32>,
-    cursor: Option<String>,
+    cursor: Option<Uuid>,
 }
 
 /// Tenants, by name: all that fit, or page by page.
@@ -96,17 +96,13 @@ pub async fn tenants(State(api): Api, Asked(wanted): Asked<Wanted>) -> Answer<Te
             "search has at most {LONGEST_SEARCH} characters."
         )));
     }
-    let after = match wanted.cursor {
-        Some(text) => Some(Cursor::parse(&text).ok_or_else(|| {
-            Problem::BadQuery("cursor is what next was in the answer before.".into())
-        })?),
-        None => None,
-    };
     let most = limit(wanted.limit)?.and_then(|n| usize::try_from(n).ok());
     let seen = api.operations().overview().await?;
     let domains = api.operations().store().domains().await?;
-    let page = filter::page(seen, &domains, &filter, after.as_ref(), most);
-    Ok(Json(page))
+    let after = wanted.cursor.map(TenantId);
+    let page = filter::page(seen, &domains, &filter, after, most);
+    let nobody = || OperationError::NoTenant(after.unwrap_or(TenantId(Uuid::nil())));
+    Ok(Json(page.ok_or_else(nobody)?))
 }
 
 /// One tenant.
