@@ -323,6 +323,8 @@ async fn whatever_is_asked_wrongly_is_a_problem_that_says_what_to_do() {
         r#"{"day":1}"#,
         r#"{"days":0}"#,
         r#"{"days":-1}"#,
+        r#"{"days":1.5}"#,
+        r#"{"days":null}"#,
     ] {
         assert_eq!(
             problem(&asker.post(&link, bad).await, 400),

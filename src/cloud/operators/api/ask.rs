@@ -1,12 +1,10 @@
 //! What is asked, read strictly: what is not described is not guessed at.
 
-use std::error::Error as _;
-
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::request::Parts;
 use http::{HeaderMap, header};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
@@ -52,11 +50,16 @@ pub fn accepts(headers: &HeaderMap, kind: &str) -> bool {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-/// A member that may be left out, and is not `null` if it is there.
-pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    value: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(value).map(Some)
+/// A whole number that may be left out, and is not `null` if it is there. In JSON `7.0` is one.
+pub fn whole<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
+    let number = serde_json::Number::deserialize(value)?;
+    let float = |f: &f64| f.fract() == 0.0;
+    let text = match number.as_f64().filter(float) {
+        Some(f) if !number.is_u64() => format!("{f:.0}"),
+        _ => number.to_string(),
+    };
+    let refused = || D::Error::custom(format!("a whole number is expected, not {number}"));
+    text.parse().map(Some).map_err(|_| refused())
 }
 
 /// The query, of which nothing may be left over.
@@ -68,7 +71,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let read = Query::<T>::try_from_uri(&parts.uri);
         let said = |e: QueryRejection| {
-            let cause = e.source().and_then(std::error::Error::source);
+            let cause = std::error::Error::source(&e).and_then(std::error::Error::source);
             cause.map_or_else(|| e.body_text(), ToString::to_string)
         };
         match read {

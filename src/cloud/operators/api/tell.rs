@@ -11,7 +11,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::AdminApi;
-use super::ask::{Asked, Body, Id, NDJSON, Name, Nothing, given};
+use super::ask::{Asked, Body, Id, NDJSON, Name, Nothing, whole};
 use super::caller::Acting;
 use super::problem::Problem;
 use super::see::Answer;
@@ -100,7 +100,7 @@ pub async fn refresh(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WantedLink {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole")]
     days: Option<u32>,
 }
 
@@ -126,7 +126,7 @@ pub async fn link(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WantedInvitation {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole")]
     hours: Option<u32>,
 }
 
@@ -227,7 +227,7 @@ pub async fn export(
 pub struct WantedToken {
     name: String,
     role: Role,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole")]
     days: Option<u32>,
 }
 
