@@ -19,6 +19,7 @@ mod browser_operators;
 mod browser_outcomes;
 mod command_line;
 mod demo_runs;
+mod doctor_names_the_hop;
 mod documented_examples;
 mod every_aadsts_code;
 mod graph_contract;

@@ -7,6 +7,7 @@ mod api_token;
 mod audit;
 mod backup;
 mod check;
+mod doctor;
 mod keys;
 mod operators;
 mod output;
@@ -107,6 +108,15 @@ enum Command {
         /// The backup.
         file: PathBuf,
     },
+    /// Walks from the sign-in to the listeners, and says which hop fails, why, and what to do.
+    Doctor {
+        /// By which organisation Microsoft is asked: its name or id. Default: the first that is not paused.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Print one JSON value instead of a list.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints what a shell needs to complete these commands.
     Completions {
         /// For which shell.
@@ -151,6 +161,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Backup { target } => backup::backup(&read(file)?, &target).await,
         Command::Restore { file: from } => backup::restore(&read(file)?, &from).await,
+        Command::Doctor { tenant, json } => {
+            doctor::doctor(&read(file)?, tenant.as_deref(), json).await
+        }
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "presence-cloud", &mut text);

@@ -1,5 +1,6 @@
 //! With whom the commands talk: the running service, by its admin API; or the database, when nothing listens.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use presence_bridge::cloud::operations::answers::{
     Tenants, TokenMade,
 };
 use presence_bridge::cloud::operations::filter::{self, TenantFilter};
-use presence_bridge::cloud::operations::view::{Overview, TenantDetail};
+use presence_bridge::cloud::operations::view::TenantDetail;
 use presence_bridge::cloud::operations::{OperationError, Operations};
 use presence_bridge::cloud::operators::api::{BASE, ProblemBody, local};
 use presence_bridge::cloud::store::{Actor, Role, Store};
@@ -87,7 +88,8 @@ pub enum Talk {
     Store(Arc<Operations>),
 }
 
-fn certificates(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+/// The certificates of a file.
+pub fn certificates(file: &Path) -> anyhow::Result<Vec<Certificate>> {
     let pem = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let found = Certificate::from_pem_bundle(&pem).unwrap_or_default();
     if found.is_empty() {
@@ -96,9 +98,10 @@ fn certificates(file: &Path) -> anyhow::Result<Vec<Certificate>> {
     Ok(found)
 }
 
-fn client(
+/// Talks HTTP to somebody, by a name at an address if they are given.
+pub fn client(
     roots: Vec<Certificate>,
-    to: Option<(&str, std::net::SocketAddr)>,
+    to: Option<(&str, SocketAddr)>,
 ) -> anyhow::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("presence-cloud/", env!("CARGO_PKG_VERSION")))
@@ -114,13 +117,13 @@ fn client(
     builder.build().context("TLS cannot be set up")
 }
 
-/// Where the service of this machine listens.
-fn here(config: &CloudConfig) -> std::net::SocketAddr {
-    let mut address = config.operators.listen;
+/// Where this machine reaches one of its own listeners.
+pub fn here(listen: SocketAddr) -> SocketAddr {
+    let mut address = listen;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
-            std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
     address
@@ -150,7 +153,7 @@ impl Service {
 
     /// The service of this machine's configuration. It is called by the name its certificate is for, at the address it listens on.
     pub fn of_config(config: &CloudConfig, ask: &Ask) -> anyhow::Result<Self> {
-        let address = here(config);
+        let address = here(config.operators.listen);
         let mut roots = match &ask.ca_file {
             Some(file) => certificates(file)?,
             None => Vec::new(),
@@ -263,7 +266,7 @@ impl Service {
         })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.send(Method::GET, path, &[], None).await
     }
 
@@ -275,6 +278,16 @@ impl Service {
         self.send(Method::POST, path, &[], body).await
     }
 
+    /// What a probe says, which needs no token.
+    pub async fn probe(&self, path: &str) -> anyhow::Result<Value> {
+        let answer = self.client.get(self.base.join(path)?).send().await;
+        match answer {
+            Ok(answer) => Ok(answer.json().await?),
+            Err(e) if refused(&e) => Err(NobodyThere(self.address()).into()),
+            Err(e) => Err(e.without_url().into()),
+        }
+    }
+
     /// Whom it takes us for.
     pub async fn me(&self) -> anyhow::Result<Me> {
         self.get("/me").await
@@ -282,7 +295,7 @@ impl Service {
 }
 
 /// Nothing listens there: everything else is somebody who does not speak as expected.
-fn refused(error: &reqwest::Error) -> bool {
+pub fn refused(error: &reqwest::Error) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(e) = cause {
         if let Some(e) = e.downcast_ref::<std::io::Error>()
@@ -336,13 +349,6 @@ impl Talk {
                 Ok(Self::Store(beside(&config).await?))
             }
             Err(e) => Err(e),
-        }
-    }
-
-    pub async fn overview(&self) -> anyhow::Result<Overview> {
-        match self {
-            Self::Service(s) => s.get("/overview").await,
-            Self::Store(o) => Ok(o.overview().await?),
         }
     }
 
