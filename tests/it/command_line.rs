@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use presence_bridge::cloud::store::Role;
 use presence_bridge::simulator::Tenant;
+use presence_bridge::world::WorldSettings;
 
 use crate::support::asker::token;
 use crate::support::program::{Told, operator, told};
@@ -321,4 +322,48 @@ async fn completions_need_no_configuration_and_are_a_script() {
         .output()
         .unwrap();
     assert!(checked.status.success(), "{checked:?}");
+}
+
+/// A certificate for that name and its key, in files.
+fn certificate(folder: &std::path::Path, name: &str, for_whom: &str) -> [std::path::PathBuf; 2] {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec![for_whom.to_owned()]).unwrap();
+    let files = ["crt", "key"].map(|end| folder.join(format!("{name}.{end}")));
+    std::fs::write(&files[0], params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(&files[1], key.serialize_pem()).unwrap();
+    files
+}
+
+#[tokio::test]
+async fn a_listener_with_a_certificate_of_its_own_is_trusted_by_that_and_no_other() {
+    const NAME: &str = "operators.example";
+    let folder = tempfile::tempdir().unwrap();
+    let [ours, key] = certificate(folder.path(), "ours", NAME);
+    let [other, _] = certificate(folder.path(), "other", NAME);
+    let tls = format!(
+        "public_url = \"https://{NAME}\"\ncertificate_file = \"{}\"\nprivate_key_file = \"{}\"",
+        ours.display(),
+        key.display()
+    );
+    let stage = Stage::new(WorldSettings {
+        cloud_keys: vec![("operators", tls)],
+        ..quick()
+    })
+    .await;
+    stage.tenant("alpha.example", 1).await;
+    let list = run(&stage, &["tenant", "list"]).await;
+    assert_eq!((list.code, list.err.as_str()), (0, ""), "{list:?}");
+    let doctor = run(&stage, &["doctor"]).await;
+    assert_eq!(doctor.code, 0, "{doctor:?}");
+    assert!(line(&doctor, "listener: operators").contains("certificate ends"));
+    // Somebody else's certificate is no reason to read the database instead.
+    let config = stage.folder().join("cloud.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let (ours, other) = (ours.display().to_string(), other.display().to_string());
+    std::fs::write(&config, text.replace(&ours, &other)).unwrap();
+    let refused = run(&stage, &["tenant", "list"]).await;
+    assert_eq!((refused.code, refused.out.as_str()), (1, ""), "{refused:?}");
+    assert!(refused.err.contains("certificate"), "{refused:?}");
+    let trusted = run(&stage, &["tenant", "list", "--ca-file", &ours]).await;
+    assert_eq!(trusted.code, 0, "{trusted:?}");
 }

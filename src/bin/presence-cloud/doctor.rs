@@ -156,10 +156,13 @@ fn print(report: &Report) {
 fn key_file(file: &Path) -> Hop {
     const HOP: &str = "key file";
     match KeyRing::read(file) {
-        Ok(ring) => Hop::ok(
-            HOP,
-            format!("{}, {} keys", file.display(), ring.ids().len()),
-        ),
+        Ok(ring) => {
+            let keys = match ring.ids().len() {
+                1 => "1 key".to_owned(),
+                n => format!("{n} keys"),
+            };
+            Hop::ok(HOP, format!("{}, {keys}", file.display()))
+        }
         Err(e) => Hop::failed(
             HOP,
             chain(&e),

@@ -135,10 +135,11 @@ pub fn one(d: &TenantDetail) {
         ]);
     }
     for reason in &d.reasons {
-        say(&format!(
-            "Not covered       {} people: {}",
-            reason.people, reason.text
-        ));
+        let people = match reason.people {
+            1 => "1 person".to_owned(),
+            n => format!("{n} people"),
+        };
+        say(&format!("Not covered       {people}: {}", reason.text));
     }
     if !d.suites.is_empty() {
         say("");
