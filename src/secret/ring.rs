@@ -245,6 +245,19 @@ mod tests {
     }
 
     #[test]
+    fn a_derived_key_is_for_one_purpose_and_the_same_for_whoever_reads_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let ring = KeyRing::create(&path).unwrap();
+        let (one, other) = (ring.derived("one").unwrap(), ring.derived("other").unwrap());
+        assert_eq!(KeyRing::read(&path).unwrap().derived("one").unwrap(), one);
+        assert_ne!(one, other);
+        KeyFile::lock(&path).unwrap().add_key().unwrap();
+        let both = ring.derived("one").unwrap();
+        assert!(both.len() == 2 && both[1] == one[0] && both[0] != one[0]);
+    }
+
+    #[test]
     fn a_ring_read_before_a_rotation_opens_and_wraps_with_the_new_key() {
         let (_dir, path) = file();
         let ring = KeyRing::read(&path).unwrap();

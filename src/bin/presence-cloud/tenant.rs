@@ -17,6 +17,8 @@ use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::model::TenantId;
 use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
 
+use serde_json::json;
+
 use super::output::{chain, note, say, say_json, time};
 use super::talk::{Ask, Talk};
 
@@ -141,7 +143,13 @@ fn refresh_token(file: Option<&Path>) -> anyhow::Result<Secret> {
     }
 }
 
-async fn add(config: &CloudConfig, add: AddTenant) -> anyhow::Result<()> {
+/// Works on the database, beside a running service: it needs the credential of the application, which stays on this machine.
+async fn add(config: &CloudConfig, ask: &Ask, add: AddTenant) -> anyhow::Result<()> {
+    if ask.url.is_some() {
+        bail!(
+            "tenant add works on the machine of the service only; without --url, or by its pages"
+        );
+    }
     let store = Store::open(&config.database).await?;
     let (clock, by) = (Clock::system(), Actor::of_this_account());
     let credential = match add.connection {
@@ -169,6 +177,9 @@ async fn add(config: &CloudConfig, add: AddTenant) -> anyhow::Result<()> {
         Some(cause) => anyhow!("{} {}\nDetails: {}", cause.text, cause.remedy, chain(&e)),
         None => anyhow!(e),
     })?;
+    if ask.json {
+        return say_json(&json!({ "tenant": id, "new": is_new }));
+    }
     say(&format!(
         "{} tenant {id}.",
         if is_new {
@@ -183,7 +194,7 @@ async fn add(config: &CloudConfig, add: AddTenant) -> anyhow::Result<()> {
 
 pub async fn tenant(config: &Path, ask: &Ask, command: Tenant) -> anyhow::Result<()> {
     if let Tenant::Add(new) = command {
-        return add(&super::read(config)?, new).await;
+        return add(&super::read(config)?, ask, new).await;
     }
     let talk = Talk::open(config, ask).await?;
     match command {

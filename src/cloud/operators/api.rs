@@ -1,7 +1,7 @@
 //! The admin API: what operators see and do, for programs. Described in `docs/admin-api.yaml`, which it serves itself.
 //!
 //! Invariants: nobody is believed but by a token in `Authorization`; no cookie is looked at, so no browser can be made to ask
-//! anything; a stranger learns nothing, not even which addresses there are; a viewer's token changes nothing ([`caller::Acting`]);
+//! anything; a stranger learns nothing, not even which addresses there are; a viewer's token changes nothing (`caller::Acting`);
 //! whatever is asked, the answer is the value or a problem, with the security headers, and kept by nobody.
 
 mod ask;
