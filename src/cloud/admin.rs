@@ -299,12 +299,16 @@ pub async fn link_to_status(
     Ok(Some((Secret::new(format!("/s/{secret}")), until)))
 }
 
-/// The tenant an operator means: by id, or by a name or part of one that only one tenant has.
-pub fn pick_tenant<'a>(tenants: &'a [TenantRow], wanted: &str) -> Result<&'a TenantRow, String> {
+/// The tenant an operator means: by id, or by a name or part of one that only one tenant has. `of` tells what each of them is.
+pub fn pick_tenant<'a, T>(
+    tenants: &'a [T],
+    of: impl Fn(&T) -> (TenantId, &str),
+    wanted: &str,
+) -> Result<&'a T, String> {
     if let Ok(id) = wanted.parse::<TenantId>() {
         return tenants
             .iter()
-            .find(|t| t.id == id)
+            .find(|t| of(t).0 == id)
             .ok_or_else(|| format!("there is no tenant {id}; see: presence-cloud tenant list"));
     }
     let wanted = wanted.trim().to_lowercase();
@@ -313,12 +317,12 @@ pub fn pick_tenant<'a>(tenants: &'a [TenantRow], wanted: &str) -> Result<&'a Ten
             "name the organisation, or give its id; see: presence-cloud tenant list".into(),
         );
     }
-    if let Some(exact) = tenants.iter().find(|t| t.name.to_lowercase() == wanted) {
+    if let Some(exact) = tenants.iter().find(|t| of(t).1.to_lowercase() == wanted) {
         return Ok(exact);
     }
-    let matching: Vec<&TenantRow> = tenants
+    let matching: Vec<&T> = tenants
         .iter()
-        .filter(|t| t.name.to_lowercase().contains(&wanted))
+        .filter(|t| of(t).1.to_lowercase().contains(&wanted))
         .collect();
     match matching.as_slice() {
         [one] => Ok(one),
@@ -355,23 +359,19 @@ mod tests {
 
     #[test]
     fn a_tenant_is_picked_by_id_or_by_a_name_that_is_clear() {
+        fn pick<'a>(rows: &'a [TenantRow], wanted: &str) -> Result<&'a TenantRow, String> {
+            pick_tenant(rows, |t| (t.id, t.name.as_str()), wanted)
+        }
         let rows = [
             row(1, "Contoso"),
             row(2, "Contoso Paris"),
             row(3, "Fabrikam"),
         ];
-        assert_eq!(pick_tenant(&rows, "contoso").unwrap().id, rows[0].id);
-        assert_eq!(pick_tenant(&rows, "paris").unwrap().id, rows[1].id);
-        assert_eq!(
-            pick_tenant(&rows, &rows[2].id.to_string()).unwrap().id,
-            rows[2].id
-        );
-        assert!(
-            pick_tenant(&rows, "conto")
-                .unwrap_err()
-                .contains("2 tenants")
-        );
-        assert!(pick_tenant(&rows, "nobody").is_err());
-        assert!(pick_tenant(&rows[..1], " ").is_err(), "nobody was named");
+        assert_eq!(pick(&rows, "contoso").unwrap().id, rows[0].id);
+        assert_eq!(pick(&rows, "paris").unwrap().id, rows[1].id);
+        assert_eq!(pick(&rows, &rows[2].id.to_string()).unwrap().id, rows[2].id);
+        assert!(pick(&rows, "conto").unwrap_err().contains("2 tenants"));
+        assert!(pick(&rows, "nobody").is_err());
+        assert!(pick(&rows[..1], " ").is_err(), "nobody was named");
     }
 }

@@ -145,6 +145,16 @@ pub fn tls(
     Ok(Arc::new(config))
 }
 
+/// When the certificate of a listener ends; `None`: it does not tell.
+pub fn certificate_ends(
+    certificate: &Path,
+) -> Result<Option<crate::model::Timestamp>, TlsSetupError> {
+    let name = || certificate.display().to_string();
+    let first = CertificateDer::from_pem_file(certificate);
+    let first = first.map_err(|e| TlsSetupError::File(name(), e))?;
+    Ok(crate::microsoft::entra::certificate_ends(&first))
+}
+
 /// HTTP with our limits.
 fn http() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -3,6 +3,9 @@
 //! Invariants: what is done goes through [`Store`] together with its entry in the audit log, so a running server and one that is
 //! started later do the same; nothing here holds or shows a token, a code that was not made for the caller, or a person's name.
 
+pub mod answers;
+pub mod api_tokens;
+pub mod filter;
 pub mod view;
 
 use std::collections::HashMap;
@@ -44,6 +47,9 @@ const MOST_AUDIT: u32 = 20;
 /// Most alerts shown with a tenant.
 const MOST_ALERTS: u32 = 20;
 
+/// Entries of the audit log read at a time for an export.
+const AT_A_TIME: u32 = 1_000;
+
 /// Why an operator's wish was not done. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
@@ -71,6 +77,17 @@ pub enum OperationError {
     /// What was typed to confirm is not the tenant's name.
     #[error("to confirm, type the name of the organisation exactly: {0}")]
     NotConfirmed(String),
+    /// A token of that name is good already.
+    #[error("there is a token {0} already; revoke it first, or choose another name")]
+    NameTaken(String),
+    /// The name of a token has a form.
+    #[error(
+        "a token's name begins with a letter or a digit and has at most 64 letters, digits, dots, dashes and underscores"
+    )]
+    BadName,
+    /// There is no such token.
+    #[error("there is no token {0}")]
+    NoToken(String),
     /// The store.
     #[error("the database cannot be used just now")]
     Store(#[from] StoreError),
@@ -303,6 +320,33 @@ impl Operations {
         most: u32,
     ) -> Result<Vec<AuditEntry>, StoreError> {
         self.store.audit(tenant, before, most).await
+    }
+
+    /// Gives every entry of the audit log to `take`, newest first. That they were taken is entered first, so they say so themselves.
+    pub async fn export<E: From<StoreError>>(
+        &self,
+        by: &Actor,
+        tenant: Option<TenantId>,
+        how: &str,
+        mut take: impl FnMut(&AuditEntry) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let deed = Deed {
+            by,
+            action: Action::AuditExported,
+            tenant,
+            suite: None,
+            detail: how,
+        };
+        self.store.note(deed, self.now()).await?;
+        let mut before = None;
+        loop {
+            let entries = self.audit(tenant, before, AT_A_TIME).await?;
+            entries.iter().try_for_each(&mut take)?;
+            before = entries.last().map(|e| e.id);
+            if before.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Alerts, open ones first, then newest first.

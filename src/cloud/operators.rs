@@ -4,12 +4,15 @@
 //! everything and can do nothing; every form comes from our own page.
 
 mod act;
+pub mod api;
 mod desk;
 mod pages;
 pub mod password;
 pub mod probes;
 mod sign_in;
 mod texts;
+
+pub use pages::span;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +78,7 @@ impl Operators {
         Router::new()
             .merge(desk::Desk::new(Arc::clone(self)).router())
             .merge(self.probes.routes())
+            .nest("/api", api::AdminApi::new(Arc::clone(self)).router())
             .layer(axum::middleware::from_fn_with_state(
                 Observed {
                     metrics: Arc::clone(&self.metrics),

@@ -4,6 +4,7 @@
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
 mod alerts;
+mod api_tokens;
 mod archive;
 mod audit;
 mod custody;
@@ -14,6 +15,7 @@ mod suites;
 mod tenants;
 
 pub use alerts::{Addressee, Event, Message, Waiting};
+pub use api_tokens::ApiToken;
 pub use archive::{
     Archive, ArchiveError, ArchivedToken, Content, Revived, copy_database, current_schema,
 };

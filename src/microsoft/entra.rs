@@ -10,6 +10,11 @@ mod credential;
 mod authorize;
 mod id_token;
 
+/// When a certificate in DER ends, whosever it is; `None`: it cannot be read.
+pub fn certificate_ends(der: &[u8]) -> Option<crate::model::Timestamp> {
+    certificate::read(der).map(|read| read.ends)
+}
+
 pub use authorize::{Ask, Authorized, RedeemError, SignIn, refused_in_browser};
 pub use id_token::{IdTokenError, SignedIn, SigningKeys};
 

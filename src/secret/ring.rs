@@ -8,6 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use aws_lc_rs::hkdf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -86,6 +87,20 @@ impl KeyRing {
         Ok(Some(self.keys()[0].wrap_data_key(tenant, &data_key)))
     }
 
+    /// A key for one purpose from each key of the file as it stands now, the current one first. None of them tells anything of the
+    /// key it comes from, or of one for another purpose. What was retired is not among them, whoever has read the file before.
+    pub fn derived(&self, purpose: &str) -> Result<Vec<Zeroizing<[u8; 32]>>, SealError> {
+        let text = read_secret_file(&self.path).map_err(SealError::KeyFile)?;
+        let keys = lines(text.expose())
+            .take(MAX_KEYS)
+            .map(|line| Ok(derive(&*parse_key(line)?, purpose)))
+            .collect::<Result<Vec<_>, SealError>>()?;
+        if keys.is_empty() {
+            return Err(SealError::KeyForm);
+        }
+        Ok(keys)
+    }
+
     fn keys(&self) -> Arc<[KeyEncryptionKey]> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -95,6 +110,17 @@ impl KeyRing {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&keys);
         Ok(keys)
     }
+}
+
+/// HKDF (RFC 5869) with SHA-256.
+fn derive(key: &[u8; 32], purpose: &str) -> Zeroizing<[u8; 32]> {
+    let mut derived = Zeroizing::new([0; 32]);
+    hkdf::Salt::new(hkdf::HKDF_SHA256, b"presence-bridge")
+        .extract(key)
+        .expand(&[purpose.as_bytes()], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(&mut *derived))
+        .expect("HKDF gives 32 bytes");
+    derived
 }
 
 fn read_keys(path: &Path) -> Result<Arc<[KeyEncryptionKey]>, SealError> {
@@ -216,6 +242,19 @@ mod tests {
         let path = dir.path().join("key");
         KeyRing::create(&path).unwrap();
         (dir, path)
+    }
+
+    #[test]
+    fn a_derived_key_is_for_one_purpose_and_the_same_for_whoever_reads_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let ring = KeyRing::create(&path).unwrap();
+        let (one, other) = (ring.derived("one").unwrap(), ring.derived("other").unwrap());
+        assert_eq!(KeyRing::read(&path).unwrap().derived("one").unwrap(), one);
+        assert_ne!(one, other);
+        KeyFile::lock(&path).unwrap().add_key().unwrap();
+        let both = ring.derived("one").unwrap();
+        assert!(both.len() == 2 && both[1] == one[0] && both[0] != one[0]);
     }
 
     #[test]

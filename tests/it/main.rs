@@ -10,13 +10,17 @@ mod a_killed_cloud_loses_nothing;
 #[cfg(debug_assertions)] // elsewhere there is nothing to park at
 mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
+mod admin_api;
+mod admin_api_contract;
 mod alerts_are_told;
 mod backup_restores;
 mod browser_harness;
 mod browser_onboarding;
 mod browser_operators;
 mod browser_outcomes;
+mod command_line;
 mod demo_runs;
+mod doctor_names_the_hop;
 mod documented_examples;
 mod every_aadsts_code;
 mod graph_contract;

@@ -1,6 +1,7 @@
 //! What several behaviours need; never a second way to build the system.
 
 pub mod aadsts_codes;
+pub mod asker;
 pub mod browser;
 pub mod collector;
 pub mod log;

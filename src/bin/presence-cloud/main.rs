@@ -2,21 +2,28 @@
 //!
 //! A command is a variant of [`Command`] and a line in [`run`]; what it does is in a file of its own.
 
+mod alert;
+mod api_token;
+mod audit;
 mod backup;
 mod check;
+mod doctor;
 mod keys;
 mod operators;
 mod output;
 mod serve;
 mod suite;
+mod talk;
 mod tenant;
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use presence_bridge::config::cloud::CloudConfig;
+use talk::Ask;
 
 /// Reads Microsoft Teams presence for many tenants and streams it to their phone systems.
 #[derive(Parser)]
@@ -53,11 +60,40 @@ enum Command {
     #[command(subcommand)]
     Keys(keys::Keys),
     /// Tenants: the organisations whose presence is read.
-    #[command(subcommand)]
-    Tenant(tenant::Tenant),
+    Tenant {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(subcommand)]
+        command: tenant::Tenant,
+    },
     /// Suites: the phone systems that receive presence.
-    #[command(subcommand)]
-    Suite(suite::Suite),
+    Suite {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(subcommand)]
+        command: suite::Suite,
+    },
+    /// Alerts: what is not as it should be, and what to do.
+    Alert {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(subcommand)]
+        command: alert::Alert,
+    },
+    /// The audit log: who did what to which tenant, and when.
+    Audit {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(flatten)]
+        wanted: audit::Entries,
+    },
+    /// Tokens with which programs use the admin API.
+    ApiToken {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(subcommand)]
+        command: api_token::ApiToken,
+    },
     /// Operators: who signs in to their pages.
     #[command(subcommand)]
     Operators(operators::Operators),
@@ -71,6 +107,20 @@ enum Command {
     Restore {
         /// The backup.
         file: PathBuf,
+    },
+    /// Walks from the sign-in to the listeners, and says which hop fails, why, and what to do.
+    Doctor {
+        /// By which organisation Microsoft is asked: its name or id. Default: the first that is not paused.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Print one JSON value instead of a list.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints what a shell needs to complete these commands.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
     },
 }
 
@@ -90,18 +140,35 @@ fn main() -> ExitCode {
     }
 }
 
+/// The configuration, or everything that is wrong with it.
+fn read(config: &Path) -> anyhow::Result<CloudConfig> {
+    CloudConfig::read(config).map_err(|e| anyhow!("{e}"))
+}
+
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let config = CloudConfig::read(&cli.config).map_err(|e| anyhow!("{e}"))?;
+    let file = &cli.config;
     match cli.command {
-        Command::Serve => serve::serve(config).await,
-        Command::Check { offline } => check::check(&cli.config, config, offline).await,
-        Command::Keys(command) => keys::keys(&config, &command).await,
-        Command::Tenant(command) => tenant::tenant(config, command).await,
-        Command::Suite(command) => suite::suite(config, command).await,
+        Command::Serve => serve::serve(read(file)?).await,
+        Command::Check { offline } => check::check(file, read(file)?, offline).await,
+        Command::Keys(command) => keys::keys(&read(file)?, &command).await,
+        Command::Tenant { ask, command } => tenant::tenant(file, &ask, command).await,
+        Command::Suite { ask, command } => suite::suite(file, &ask, command).await,
+        Command::Alert { ask, command } => alert::alert(file, &ask, command).await,
+        Command::Audit { ask, wanted } => audit::audit(file, &ask, wanted).await,
+        Command::ApiToken { ask, command } => api_token::api_token(file, &ask, command).await,
         Command::Operators(operators::Operators::Password { replace }) => {
-            operators::operators_password(&config, replace)
+            operators::operators_password(&read(file)?, replace)
         }
-        Command::Backup { target } => backup::backup(&config, &target).await,
-        Command::Restore { file } => backup::restore(&config, &file).await,
+        Command::Backup { target } => backup::backup(&read(file)?, &target).await,
+        Command::Restore { file: from } => backup::restore(&read(file)?, &from).await,
+        Command::Doctor { tenant, json } => {
+            doctor::doctor(&read(file)?, tenant.as_deref(), json).await
+        }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "presence-cloud", &mut text);
+            let _ = std::io::stdout().write_all(&text);
+            Ok(())
+        }
     }
 }

@@ -1,16 +1,14 @@
 //! The phone systems that receive presence.
 
-use std::time::Duration;
+use std::path::Path;
 
-use anyhow::{anyhow, bail};
 use clap::Subcommand;
-use presence_bridge::clock::Clock;
-use presence_bridge::cloud::admin::{self, DEFAULT_CODE_LIFE};
-use presence_bridge::cloud::store::{Actor, Store};
-use presence_bridge::config::cloud::CloudConfig;
+use presence_bridge::cloud::admin::DEFAULT_CODE_LIFE;
+use presence_bridge::model::SuiteId;
 
-use super::output::say;
-use super::tenant::Which;
+use super::output::{say, say_json, time};
+use super::talk::{Ask, Talk};
+use super::tenant::{Which, show};
 
 #[derive(Subcommand)]
 pub enum Suite {
@@ -34,67 +32,46 @@ pub enum Suite {
     },
 }
 
-pub async fn suite(config: CloudConfig, command: Suite) -> anyhow::Result<()> {
-    let store = Store::open(&config.database).await?;
-    let clock = Clock::system();
+pub async fn suite(config: &Path, ask: &Ask, command: Suite) -> anyhow::Result<()> {
+    let talk = Talk::open(config, ask).await?;
     match command {
         Suite::Invite { which, hours } => {
-            let tenants = store.tenants().await?;
-            let tenant = admin::pick_tenant(&tenants, &which.tenant).map_err(|e| anyhow!(e))?;
-            let invited = admin::invite_suite(
-                &store,
-                &clock,
-                &Actor::of_this_account(),
-                tenant.id,
-                Duration::from_secs(hours * 3600),
-            )
-            .await?;
-            let Some((code, until)) = invited else {
-                bail!("{} was off-boarded", tenant.name)
-            };
+            let (id, name) = talk.pick(&which.tenant).await?;
+            let made = talk.invite(id, &name, hours).await?;
+            if ask.json {
+                return say_json(&made);
+            }
             say(&format!(
-                "Enrolment code for one suite of {}, good until {until}:",
-                tenant.name
+                "Enrolment code for one suite of {}, good until {}:",
+                made.name,
+                time(made.until)
             ));
-            say(&format!("\n    {}\n", code.expose()));
+            say(&format!("\n    {}\n", made.code));
             say("On the machine beside the suite:");
-            say(&format!(
-                "\n    presence-agent enroll --cloud {} --code-file -\n",
-                config.grpc_public_url.as_str().trim_end_matches('/')
-            ));
+            say(&format!("\n    {}\n", made.command));
             say("and type the code.");
         }
         Suite::List { tenant } => {
-            let tenants = store.tenants().await?;
-            let only = match tenant {
-                Some(wanted) => Some(
-                    admin::pick_tenant(&tenants, &wanted)
-                        .map_err(|e| anyhow!(e))?
-                        .id,
-                ),
-                None => None,
-            };
-            for s in store.suites(only).await? {
-                let status = if s.active { "active" } else { "revoked" };
-                let of = tenants
-                    .iter()
-                    .find(|t| t.id == s.tenant)
-                    .map_or("?", |t| t.name.as_str());
-                say(&format!(
-                    "{}  {status:<8} since {}  {} of {of}",
-                    s.id, s.created_at, s.name
-                ));
+            let of = talk.pick_if(tenant.as_deref()).await?;
+            let found = talk.suites(of).await?;
+            if ask.json {
+                return say_json(&found);
             }
+            if found.suites.is_empty() {
+                say("No suite is enrolled yet. Invite one: presence-cloud suite invite");
+                return Ok(());
+            }
+            show::of_suites(&found.suites, found.at, of.is_none());
         }
         Suite::Revoke { suite } => {
-            let id = presence_bridge::model::SuiteId(suite);
-            if !store
-                .revoke_suite(id, &Actor::of_this_account(), clock.now())
-                .await?
-            {
-                bail!("there is no suite {suite}; see: presence-cloud suite list");
+            let done = talk.revoke(SuiteId(suite)).await?;
+            if ask.json {
+                return say_json(&done);
             }
-            say(&format!("Revoked {suite}. Its streams end within seconds."));
+            say(&format!(
+                "Revoked {} of {} ({suite}). Its streams end within seconds.",
+                done.name, done.tenant_name
+            ));
         }
     }
     Ok(())

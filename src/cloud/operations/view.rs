@@ -235,10 +235,12 @@ pub struct TenantLine {
     /// How much it needs somebody.
     pub attention: Attention,
     /// Suites enrolled and not revoked.
+    #[serde(rename = "suites_enrolled")]
     pub suites: usize,
     /// Of these, with an open stream.
     pub suites_connected: usize,
     /// Open alerts about it.
+    #[serde(rename = "alerts_open")]
     pub alerts: usize,
     /// When its refresh token was last renewed; only service accounts have one.
     pub refresh_token_stored_at: Option<Timestamp>,

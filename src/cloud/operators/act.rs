@@ -14,18 +14,15 @@ use super::pages::download;
 use super::texts::Texts;
 use crate::cloud::admin::DEFAULT_CODE_LIFE;
 use crate::cloud::operations::OperationError;
-use crate::cloud::store::{Action, AuditEntry, Deed, Role};
+use crate::cloud::store::{AuditEntry, Role};
 use crate::cloud::web::pages::time;
 use crate::model::{SuiteId, TenantId};
 
 /// How long a link is good: a customer's administrator may be on holiday for days.
-const LINK_LIFE: Duration = Duration::from_hours(7 * 24);
-
-/// Entries read at a time for an export.
-const AT_A_TIME: u32 = 1_000;
+pub(super) const LINK_LIFE: Duration = Duration::from_hours(7 * 24);
 
 /// Most bytes of an export: far more than a year of a large service.
-const MOST_BYTES: usize = 64 << 20;
+pub(super) const MOST_BYTES: usize = 64 << 20;
 
 fn back(id: Uuid, done: &str) -> Response {
     go(&format!("/tenants/{id}?done={done}"))
@@ -328,45 +325,30 @@ pub async fn export(State(desk): State<Arc<Desk>>, order: Order<Export>) -> Answ
             Uuid::try_parse(id).map_err(|_| Failure::NotFound)?,
         )),
     };
-    let deed = Deed {
-        by: &order.by,
-        action: Action::AuditExported,
-        tenant,
-        suite: None,
-        detail: match order.form.format {
-            Format::Csv => "as CSV",
-            Format::Jsonl => "as JSON lines",
-        },
+    let (how, mut body) = match order.form.format {
+        Format::Csv => (
+            "as CSV",
+            "entry,at,actor_kind,actor,action,tenant,suite,detail\r\n".to_owned(),
+        ),
+        Format::Jsonl => ("as JSON lines", String::new()),
     };
-    operations.store().note(deed, operations.now()).await?;
-    let mut body = match order.form.format {
-        Format::Csv => "entry,at,actor_kind,actor,action,tenant,suite,detail\r\n".to_owned(),
-        Format::Jsonl => String::new(),
-    };
-    let mut before = None;
-    loop {
-        let entries = operations.audit(tenant, before, AT_A_TIME).await?;
-        for entry in &entries {
-            match order.form.format {
-                Format::Csv => body.push_str(&csv_line(entry)),
-                Format::Jsonl => {
-                    let line =
-                        serde_json::to_string(entry).map_err(|e| Failure::Ours(e.to_string()))?;
-                    body.push_str(&line);
-                    body.push('\n');
-                }
+    let add = |entry: &AuditEntry| -> Result<(), Failure> {
+        match order.form.format {
+            Format::Csv => body.push_str(&csv_line(entry)),
+            Format::Jsonl => {
+                let line = serde_json::to_string(entry);
+                body.push_str(&line.map_err(|e| Failure::Ours(e.to_string()))?);
+                body.push('\n');
             }
-        }
-        before = entries.last().map(|e| e.id);
-        if before.is_none() {
-            break;
         }
         if body.len() > MOST_BYTES {
             return Err(Failure::Refused(
                 "the audit log is too long for one file; export it tenant by tenant".into(),
             ));
         }
-    }
+        Ok(())
+    };
+    operations.export(&order.by, tenant, how, add).await?;
     Ok(match order.form.format {
         Format::Csv => download("audit.csv", "text/csv; charset=utf-8", body),
         Format::Jsonl => download("audit.jsonl", "application/jsonl; charset=utf-8", body),

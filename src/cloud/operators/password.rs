@@ -275,6 +275,12 @@ impl Gate {
         Ok(counted)
     }
 
+    /// Counts something wrong that cost nothing to look at: nobody guesses a random token, and who holds a right one is let in at
+    /// once. The wait of an address that goes on.
+    pub fn wrong(&self, address: IpAddr, now: Timestamp) -> Option<Duration> {
+        self.enter(address, now).err()
+    }
+
     fn forgive(&self, counted: IpAddr) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&counted);

@@ -51,8 +51,22 @@ impl Actor {
         let mut name = name.unwrap_or_default();
         name.retain(|c| c.is_ascii_graphic());
         name.truncate(64);
+        if name.is_empty() {
+            name = number_of_this_account().map_or_else(String::new, |uid| format!("uid-{uid}"));
+        }
         Self::CommandLine(name)
     }
+}
+
+/// The account of this process where it has no name, as under cron.
+fn number_of_this_account() -> Option<u32> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata("/proc/self").ok().map(|m| m.uid())
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 macro_rules! actions {

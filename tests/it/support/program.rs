@@ -77,3 +77,40 @@ pub async fn operator(folder: &Path, arguments: &[&str]) -> (bool, String) {
         String::from_utf8_lossy(&said).into_owned(),
     )
 }
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub struct Told {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Told {
+    /// What it printed for programs.
+    pub fn json(&self) -> serde_json::Value {
+        assert_eq!(self.code, 0, "{self:?}");
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+}
+
+/// A command with variables of its own; its two outputs apart.
+pub async fn told(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Told {
+    let mut command = command(folder);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env_remove("PRESENCE_CLOUD_TOKEN")
+        .env("COLUMNS", "200")
+        .env("USER", "operator-of-this-machine")
+        .env_remove("SUDO_USER")
+        .envs(variables.iter().copied());
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.unwrap().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Told {
+        code: output.status.code().unwrap_or(-1),
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+    }
+}

@@ -1,0 +1,262 @@
+//! Tenants, for people.
+
+use presence_bridge::cloud::operations::answers::Tenants;
+use presence_bridge::cloud::operations::view::{Live, SuiteLine, TenantDetail, TenantLine};
+use presence_bridge::cloud::operators::span;
+use presence_bridge::cloud::store::AuditEntry;
+use presence_bridge::model::Timestamp;
+
+use crate::output::{Column, Side, ago, say, table, time};
+
+use Side::{Left, Right};
+
+/// How often everybody is read; with what was wanted, if that is more often.
+fn cadence(live: &Live) -> String {
+    let every = |ms: u64| span(std::time::Duration::from_millis(ms));
+    match live.cadence_ms {
+        None => "not read".into(),
+        Some(ms) if ms > live.wanted_ms => {
+            format!("{} (wanted {})", every(ms), every(live.wanted_ms))
+        }
+        Some(ms) => every(ms),
+    }
+}
+
+fn covered(live: &Live) -> String {
+    match live.coverage.watched {
+        0 => String::new(),
+        watched => format!("{} / {watched}", live.coverage.monitored),
+    }
+}
+
+fn suites(line: &TenantLine) -> String {
+    match &line.live {
+        Some(_) => format!("{} / {}", line.suites_connected, line.suites),
+        None => line.suites.to_string(),
+    }
+}
+
+pub fn list(found: &Tenants) {
+    if found.tenants.is_empty() {
+        say("No organisation fits. Connect one: presence-cloud tenant add, or on the pages.");
+        return;
+    }
+    let of =
+        |of: fn(&Live) -> String, line: &TenantLine| line.live.as_ref().map(of).unwrap_or_default();
+    let rows: Vec<_> = found
+        .tenants
+        .iter()
+        .map(|t| {
+            vec![
+                t.name.clone(),
+                t.health.state.clone(),
+                ago(t.health.since, found.at),
+                of(covered, t),
+                of(cadence, t),
+                suites(t),
+                match t.alerts {
+                    0 => String::new(),
+                    n => n.to_string(),
+                },
+                t.connection.clone(),
+                t.id.to_string(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            Column("ORGANISATION", Left, 0),
+            Column("HEALTH", Left, 0),
+            Column("SINCE", Right, 1),
+            Column("COVERED", Right, 2),
+            Column("READ EVERY", Right, 4),
+            Column("SUITES", Right, 3),
+            Column("ALERTS", Right, 5),
+            Column("CONNECTION", Left, 6),
+            Column("ID", Left, 7),
+        ],
+        &rows,
+    );
+    for t in found.tenants.iter().filter(|t| !t.health.cause.is_empty()) {
+        say(&format!("\n{}: {}", t.name, t.health.cause));
+        if !t.health.remedy.is_empty() {
+            say(&format!("  To do: {}", t.health.remedy));
+        }
+    }
+}
+
+fn facts(pairs: &[(&str, String)]) {
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        say(&format!("{name:<16}  {value}"));
+    }
+}
+
+fn maybe(at: Option<Timestamp>) -> String {
+    at.map(time).unwrap_or_default()
+}
+
+pub fn one(d: &TenantDetail) {
+    let (line, health) = (&d.line, &d.line.health);
+    let since = match health.since {
+        Some(at) => format!(" for {}, since {}", span(at.until(d.at)), time(at)),
+        None => String::new(),
+    };
+    facts(&[
+        ("Organisation", line.name.clone()),
+        ("Id", line.id.to_string()),
+        ("Domain", d.domain.clone().unwrap_or_default()),
+        ("Health", format!("{}{since}", health.state)),
+        ("Cause", health.cause.clone()),
+        ("To do", health.remedy.clone()),
+        ("Microsoft's code", health.code.clone()),
+        ("Correlation id", health.correlation_id.clone()),
+        ("Connected by", line.connection.clone()),
+        ("Authorized", maybe(d.authorized_at)),
+        ("Refresh token", maybe(line.refresh_token_stored_at)),
+        ("Suites", suites(line)),
+        ("Most per suite", format!("{} people", d.max_watched)),
+    ]);
+    if let Some(live) = &line.live {
+        facts(&[
+            ("Covered", covered(live)),
+            ("Read every", cadence(live)),
+            ("Last read", maybe(live.last_read)),
+            (
+                "Budget",
+                format!(
+                    "{} of {} requests used per {} s",
+                    live.budget_used, live.budget_allowed, live.budget_window_s
+                ),
+            ),
+            ("Throttled since", maybe(live.throttled_since)),
+            ("Next call", maybe(live.next_call_at)),
+            ("Token given", maybe(live.token_given_at)),
+            ("Token ends", maybe(live.token_ends_at)),
+        ]);
+    }
+    for reason in &d.reasons {
+        let people = match reason.people {
+            1 => "1 person".to_owned(),
+            n => format!("{n} people"),
+        };
+        say(&format!("Not covered       {people}: {}", reason.text));
+    }
+    if !d.suites.is_empty() {
+        say("");
+        of_suites(&d.suites, d.at, false);
+    }
+    let open: Vec<_> = d.alerts.iter().filter(|a| a.closed_at.is_none()).collect();
+    for alert in open {
+        say(&format!(
+            "\nAlert ({}) since {}: {}",
+            alert.severity,
+            time(alert.raised_at),
+            alert.title
+        ));
+        say(&format!("  To do: {}", alert.cure));
+    }
+    if !d.history.is_empty() {
+        say("");
+        let rows: Vec<_> = d
+            .history
+            .iter()
+            .take(10)
+            .map(|h| vec![time(h.at), h.state.clone(), h.cause.clone()])
+            .collect();
+        table(
+            &[
+                Column("SINCE", Left, 0),
+                Column("HEALTH", Left, 0),
+                Column("CAUSE", Left, 0),
+            ],
+            &rows,
+        );
+    }
+    if !d.audit.is_empty() {
+        say("");
+        let some: Vec<_> = d.audit.iter().take(10).cloned().collect();
+        of_audit(&some);
+    }
+}
+
+/// Suites; with whose they are, if that is not clear.
+pub fn of_suites(suites: &[SuiteLine], now: Timestamp, of_all: bool) {
+    let count = |n: usize| match n {
+        0 => String::new(),
+        n => n.to_string(),
+    };
+    let rows: Vec<_> = suites
+        .iter()
+        .map(|s| {
+            let state = match (s.status.as_str(), s.connected) {
+                ("active", true) => "connected",
+                ("active", false) => "not connected",
+                (other, _) => other,
+            };
+            vec![
+                s.name.clone(),
+                if of_all {
+                    s.tenant_name.clone()
+                } else {
+                    String::new()
+                },
+                state.into(),
+                ago(s.last_seen_at, now),
+                count(s.watched),
+                count(s.over_plan),
+                s.lag_ms
+                    .filter(|ms| *ms > 0)
+                    .map(|ms| span(std::time::Duration::from_millis(ms)))
+                    .unwrap_or_default(),
+                s.agent.clone().unwrap_or_default(),
+                s.id.to_string(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            Column("SUITE", Left, 0),
+            Column("ORGANISATION", Left, 0),
+            Column("STATE", Left, 0),
+            Column("SEEN AGO", Right, 3),
+            Column("WATCHES", Right, 2),
+            Column("OVER PLAN", Right, 4),
+            Column("BEHIND", Right, 5),
+            Column("AGENT", Left, 6),
+            Column("ID", Left, 1),
+        ],
+        &rows,
+    );
+}
+
+/// Entries of the audit log.
+pub fn of_audit(entries: &[AuditEntry]) {
+    let rows: Vec<_> = entries
+        .iter()
+        .map(|e| {
+            vec![
+                e.id.to_string(),
+                time(e.at),
+                e.action.clone(),
+                e.actor_kind.clone(),
+                e.actor.clone(),
+                e.detail.clone(),
+                e.tenant.map(|t| t.to_string()).unwrap_or_default(),
+                e.suite.map(|s| s.to_string()).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            Column("ENTRY", Right, 2),
+            Column("AT", Left, 0),
+            Column("ACTION", Left, 0),
+            Column("BY", Left, 1),
+            Column("WHO", Left, 0),
+            Column("DETAIL", Left, 3),
+            Column("TENANT", Left, 4),
+            Column("SUITE", Left, 5),
+        ],
+        &rows,
+    );
+}

@@ -1,0 +1,153 @@
+//! Who asks, and what he may do.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header;
+use http::request::Parts;
+
+use super::AdminApi;
+use super::ask;
+use super::local;
+use super::problem::Problem;
+use crate::cloud::listener::admit;
+use crate::cloud::operations::answers::Me;
+use crate::cloud::store::{Action, Actor, Deed, Role};
+use crate::cloud::tokens::chain;
+use crate::secret::sha256;
+
+/// Somebody who has shown who he is.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who, for the audit log.
+    by: Actor,
+    /// The same, as it is told.
+    pub me: Me,
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>();
+        caller.cloned().ok_or(Problem::NotSignedIn)
+    }
+}
+
+/// Somebody who may act.
+pub struct Acting(pub Actor);
+
+impl<S: Sync> FromRequestParts<S> for Acting {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        match caller.me.role {
+            Role::Operator => Ok(Self(caller.by)),
+            Role::Viewer => Err(Problem::OnlyOperators),
+        }
+    }
+}
+
+/// The token that was sent, if one was.
+fn token(headers: &http::HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+impl AdminApi {
+    async fn who(&self, token: &str) -> Result<Option<Caller>, Problem> {
+        let now = self.operations().now();
+        if token.starts_with(local::PREFIX) {
+            let (keys, token) = (Arc::clone(&self.operators.keys), token.to_owned());
+            let checked = tokio::task::spawn_blocking(move || local::check(&keys, &token, now));
+            let checked = checked.await.map_err(|e| Problem::Ours(e.to_string()))?;
+            let proven = checked.map_err(|e| Problem::Ours(chain(&e)))?;
+            let proven = proven.filter(|proven| self.seen.first(proven, now));
+            return Ok(proven.map(|proven| {
+                let by = Actor::CommandLine(proven.actor);
+                Caller {
+                    me: Me {
+                        name: by.name(),
+                        kind: by.kind().into(),
+                        role: Role::Operator,
+                        until: proven.until,
+                    },
+                    by,
+                }
+            }));
+        }
+        let store = self.operations().store();
+        let found = store.api_token(sha256(token.as_bytes()), now).await?;
+        Ok(found.map(|token| {
+            let by = Actor::Operator(format!("token {}", token.name));
+            Caller {
+                me: Me {
+                    name: by.name(),
+                    kind: by.kind().into(),
+                    role: token.role,
+                    until: token.expires_at,
+                },
+                by,
+            }
+        }))
+    }
+
+    /// A wrong token: entered and told like a wrong password. Who goes on has to wait.
+    async fn refuse(&self, address: IpAddr) -> Problem {
+        let now = self.operations().now();
+        if let Some(wait) = self.gate.wrong(address, now) {
+            return Problem::TooManyTries(wait);
+        }
+        tracing::warn!(peer.address = %address, "a request of the admin API was refused: wrong token");
+        if self.refusals.check().is_ok() {
+            let by = Actor::Operator("not signed in".into());
+            let deed = Deed {
+                by: &by,
+                action: Action::OperatorRefused,
+                tenant: None,
+                suite: None,
+                detail: &format!("wrong token from {address}"),
+            };
+            if let Err(e) = self.operations().store().note(deed, now).await {
+                return e.into();
+            }
+        }
+        Problem::NotSignedIn
+    }
+}
+
+/// Lets in who has shown who he is, and nobody else, whatever he asks for.
+pub async fn let_in(
+    State(api): State<Arc<AdminApi>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(token) = token(request.headers()).map(str::to_owned) else {
+        return Problem::NotSignedIn.into_response();
+    };
+    match api.who(&token).await {
+        Ok(Some(caller)) => {
+            admit(request.extensions());
+            request.extensions_mut().insert(caller);
+        }
+        Ok(None) => {
+            let address = api.address(request.extensions(), request.headers());
+            return api.refuse(address).await.into_response();
+        }
+        Err(problem) => return problem.into_response(),
+    }
+    let kind = if request.uri().path().ends_with("/audit/export") {
+        ask::NDJSON
+    } else {
+        ask::JSON
+    };
+    if !ask::accepts(request.headers(), kind) {
+        return Problem::NotAcceptable(kind).into_response();
+    }
+    next.run(request).await
+}
