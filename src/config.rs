@@ -2,5 +2,7 @@
 
 pub mod agent;
 pub mod cloud;
+#[cfg(test)]
+mod examples;
 pub mod load;
 pub mod presence_ini;
