@@ -41,5 +41,6 @@ mod simulator_support;
 mod stories;
 mod streams_keep_their_rules;
 mod support;
+mod the_image_is_small_and_unprivileged;
 mod traces_and_request_ids;
 mod units_are_hardened;

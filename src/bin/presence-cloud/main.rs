@@ -7,6 +7,7 @@ mod check;
 mod keys;
 mod operators;
 mod output;
+mod ready;
 mod serve;
 mod suite;
 mod tenant;
@@ -49,6 +50,8 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
+    /// Asks the running service of this machine whether it can serve; for container engines. Exit code 1: it cannot.
+    Ready,
     /// The key that seals all credentials: make it, replace it.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -95,6 +98,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve => serve::serve(config).await,
         Command::Check { offline } => check::check(&cli.config, config, offline).await,
+        Command::Ready => ready::ready(&config).await,
         Command::Keys(command) => keys::keys(&config, &command).await,
         Command::Tenant(command) => tenant::tenant(config, command).await,
         Command::Suite(command) => suite::suite(config, command).await,
