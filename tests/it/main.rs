@@ -42,5 +42,6 @@ mod stories;
 mod streams_keep_their_rules;
 mod support;
 mod the_image_is_small_and_unprivileged;
+mod the_registration_is_what_we_ask_for;
 mod traces_and_request_ids;
 mod units_are_hardened;
