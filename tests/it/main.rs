@@ -16,6 +16,7 @@ mod browser_onboarding;
 mod browser_operators;
 mod browser_outcomes;
 mod demo_runs;
+mod documented_commands;
 mod documented_examples;
 mod every_aadsts_code;
 mod graph_contract;

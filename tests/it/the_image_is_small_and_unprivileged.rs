@@ -177,10 +177,10 @@ fn both_images_run_one_program_as_a_user_without_rights() {
         assert!(ids.len() == 2 && !ids.contains(&0), "{name}: {user}");
         let copies = rest("COPY");
         assert!(copies.contains(&format!("--from=build /out/{program} {path}").as_str()));
-        let state = format!("/var/lib/{program}");
-        let owned = format!("--from=build --chown={user} /state {state}");
+        let volume = format!("/var/lib/{program}");
+        let owned = format!("--from=build --chown={user} /state {volume}");
         assert!(copies.contains(&owned.as_str()), "{name}");
-        assert_eq!(rest("VOLUME"), [format!("[\"{state}\"]")]);
+        assert_eq!(rest("VOLUME"), [format!("[\"{volume}\"]")]);
         let [entry] = rest("ENTRYPOINT")[..] else {
             panic!("{name}: one ENTRYPOINT")
         };
