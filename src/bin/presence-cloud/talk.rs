@@ -129,6 +129,25 @@ pub fn here(listen: SocketAddr) -> SocketAddr {
     address
 }
 
+/// The operators' listener of this machine's configuration. It is called by the name its certificate is for, at the address it
+/// listens on; its own certificate is trusted.
+pub fn operators(
+    config: &CloudConfig,
+    ca_file: Option<&Path>,
+) -> anyhow::Result<(reqwest::Client, Url)> {
+    let address = here(config.operators.listen);
+    let mut roots = ca_file.map(certificates).transpose()?.unwrap_or_default();
+    let mut base = Url::parse(&format!("http://{address}"))?;
+    let mut named = None;
+    if let Some(tls) = &config.operators.tls {
+        roots.extend(certificates(&tls.certificate)?);
+        let host = config.operators.public_url.host_str().unwrap_or_default();
+        base = Url::parse(&format!("https://{host}:{}", address.port()))?;
+        named = Some(host);
+    }
+    Ok((client(roots, named.map(|host| (host, address)))?, base))
+}
+
 impl Service {
     /// A service elsewhere.
     fn elsewhere(url: &Url, ask: &Ask, token: Secret) -> anyhow::Result<Self> {
@@ -151,21 +170,9 @@ impl Service {
         })
     }
 
-    /// The service of this machine's configuration. It is called by the name its certificate is for, at the address it listens on.
+    /// The service of this machine's configuration.
     pub fn of_config(config: &CloudConfig, ask: &Ask) -> anyhow::Result<Self> {
-        let address = here(config.operators.listen);
-        let mut roots = match &ask.ca_file {
-            Some(file) => certificates(file)?,
-            None => Vec::new(),
-        };
-        let mut base = Url::parse(&format!("http://{address}"))?;
-        let mut named = None;
-        if let Some(tls) = &config.operators.tls {
-            roots.extend(certificates(&tls.certificate)?);
-            let host = config.operators.public_url.host_str().unwrap_or_default();
-            base = Url::parse(&format!("https://{host}:{}", address.port()))?;
-            named = Some(host);
-        }
+        let (client, base) = operators(config, ask.ca_file.as_deref())?;
         let proof = match ask.token()? {
             Some(token) => Proof::Token(token),
             None => Proof::Keys(KeyRing::read(&config.key_file).context(
@@ -174,7 +181,7 @@ impl Service {
             )?),
         };
         Ok(Self {
-            client: client(roots, named.map(|host| (host, address)))?,
+            client,
             base,
             proof,
         })
