@@ -15,6 +15,7 @@ mod admin_api_contract;
 mod alerts_are_told;
 mod backup_restores;
 mod browser_harness;
+mod browser_many_tenants;
 mod browser_onboarding;
 mod browser_operators;
 mod browser_outcomes;
