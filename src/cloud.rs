@@ -4,6 +4,7 @@
 //! it on its way back.
 
 pub mod admin;
+pub mod alerts;
 pub mod backup;
 pub mod directory;
 pub mod health;
@@ -12,6 +13,7 @@ pub mod keeper;
 pub mod keys;
 pub mod listener;
 pub mod lookout;
+pub mod mail;
 pub mod metrics;
 pub mod onboarding;
 pub mod operations;
@@ -34,18 +36,22 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::config::alerts::{WayConfig, WebhookUrl, webhook_url};
 use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles, WebConfig};
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport};
 use crate::secret::{KeyRing, ReadSecretError, SealError, read_secret_file};
 use crate::supervise::{Supervisor, TaskDied};
+use alerts::Alerts;
+use alerts::receivers::Receiver;
 use keeper::Keeper;
 use listener::{Noticed, TlsSetupError};
+use mail::{MailSetupError, Mailer};
 use metrics::exposition::Exposition;
 use metrics::{Metered, Metrics};
 use onboarding::Onboardings;
-use operations::Operations;
+use operations::{Messenger, Operations};
 use operators::Operators;
 use operators::probes::Probes;
 use poller::TenantFigures;
@@ -90,6 +96,12 @@ pub enum BuildError {
     /// The operators' password.
     #[error("operators could not sign in")]
     Operators(#[from] operators::password::PasswordError),
+    /// One who is to be told about alerts.
+    #[error("the receiver of alerts \"{0}\" cannot be used: {1}")]
+    Receiver(String, String),
+    /// The mail server.
+    #[error("mail cannot be sent")]
+    Mail(#[from] MailSetupError),
     /// TLS of a listener.
     #[error("TLS of a listener cannot be set up")]
     Tls(#[from] TlsSetupError),
@@ -130,6 +142,7 @@ pub struct Cloud {
     auth: Arc<Authenticator>,
     api: Arc<Api>,
     keeper: Keeper,
+    alerts: Arc<Alerts>,
     supervisor: Supervisor,
     exposition: Arc<Exposition>,
     pulse: Arc<Pulse>,
@@ -244,6 +257,47 @@ fn credential(files: &CredentialFiles) -> Result<Credential, BuildError> {
         .map_err(|e| BuildError::Certificate(name.display().to_string(), e))
 }
 
+/// Those who are told about alerts, as configured.
+pub fn receivers(
+    config: &CloudConfig,
+    mailer: Option<&Mailer>,
+) -> Result<Vec<Receiver>, BuildError> {
+    let pages = &config.operators.public_url;
+    let mut receivers = Vec::new();
+    for one in &config.receivers {
+        let name = one.name.clone();
+        let bad = |why: String| BuildError::Receiver(name.clone(), why);
+        receivers.push(match &one.way {
+            WayConfig::Webhook {
+                url,
+                secret,
+                extra_roots,
+            } => {
+                let secret = read_secret_file(secret)?;
+                let url = match url {
+                    WebhookUrl::Given(url) => url.clone(),
+                    WebhookUrl::File(file) => read_secret_file(file)?,
+                };
+                let address =
+                    webhook_url(url.expose()).map_err(|why| bad(format!("its address {why}")))?;
+                let roots = extra_roots.as_ref().map(|path| {
+                    std::fs::read(path).map_err(|e| BuildError::File(path.display().to_string(), e))
+                });
+                let transport = ReqwestTransport::new(&[address], roots.transpose()?.as_deref())?;
+                let (name, pages) = (name.clone(), pages.clone());
+                Receiver::webhook(name, one.least, Arc::new(transport), url, &secret, pages)
+            }
+            WayConfig::Mail { to } => {
+                let mailer =
+                    mailer.ok_or_else(|| bad("there is no mail server: [smtp] host".into()))?;
+                let (name, pages) = (name.clone(), pages.clone());
+                Receiver::mail(name, one.least, mailer.clone(), to.clone(), pages)
+            }
+        });
+    }
+    Ok(receivers)
+}
+
 fn tls(files: Option<&TlsFiles>) -> Result<Option<Arc<rustls::ServerConfig>>, TlsSetupError> {
     files
         .map(|files| listener::tls(&files.certificate, &files.private_key))
@@ -313,6 +367,16 @@ impl Cloud {
             supervisor.clone(),
             seed,
         );
+        let mailer = config.smtp.as_ref().map(Mailer::new).transpose()?;
+        let alerts = Alerts::new(
+            store.clone(),
+            clock.clone(),
+            Arc::clone(&tenants),
+            entra.clone(),
+            config.alerts,
+            receivers(&config, mailer.as_ref())?,
+            Arc::clone(&metrics),
+        );
         let operations = Operations::new(
             store.clone(),
             clock.clone(),
@@ -320,6 +384,11 @@ impl Cloud {
             Some(Arc::clone(&tenants)),
             config.web.as_ref().map(|web| web.public_url.clone()),
             config.grpc_public_url.clone(),
+            Some(Messenger {
+                mailer,
+                alerts: Arc::clone(&alerts),
+                service_name: config.web.as_ref().map(|web| web.service_name.clone()),
+            }),
         );
         let exposition = Arc::new(Exposition {
             metrics: Arc::clone(&metrics),
@@ -401,6 +470,7 @@ impl Cloud {
             auth,
             api,
             keeper,
+            alerts,
             supervisor,
             exposition,
             pulse,
@@ -495,6 +565,18 @@ impl Cloud {
         self.supervisor.run("lookout", async move {
             stopping.run_until_cancelled(look_out).await;
         });
+        let stopping = self.supervisor.stopping();
+        let watch = Arc::clone(&self.alerts).watch(self.pulse.of("alerts", LATE_WITH_STORE));
+        self.supervisor.run("alerts", async move {
+            stopping.run_until_cancelled(watch).await;
+        });
+        for nth in 0..self.alerts.receivers() {
+            let stopping = self.supervisor.stopping();
+            let deliver = Arc::clone(&self.alerts).deliver(nth);
+            self.supervisor.run("messages about alerts", async move {
+                stopping.run_until_cancelled(deliver).await;
+            });
+        }
         let stopping = self.supervisor.stopping();
         let (tenants, auth) = (Arc::clone(&self.tenants), Arc::clone(&self.auth));
         let beat = self.pulse.of("operator's changes", LATE_WITH_STORE);

@@ -1,6 +1,7 @@
 //! Configuration: one TOML file per binary, overridden by the environment, checked once.
 
 pub mod agent;
+pub mod alerts;
 pub mod cloud;
 pub mod load;
 pub mod presence_ini;

@@ -113,6 +113,11 @@ impl HealthMachine {
         &self.health
     }
 
+    /// Whether Microsoft has refused the connection at least once since it last worked, or says that it will.
+    pub fn is_refused(&self) -> bool {
+        self.refused_since.is_some()
+    }
+
     /// Presence was read.
     pub fn succeeded(&mut self, now: Timestamp) {
         self.throttled = 0;
@@ -127,12 +132,12 @@ impl HealthMachine {
         let refused_since = self.refused_since;
         self.succeeded_quietly();
         let cause = match of {
-            Recovery::Reauthorize(cause) => {
+            Recovery::Reauthorize(cause) | Recovery::AskAdministrator(cause) => {
                 // One refusal already: the next confirms it.
                 self.refused_since = refused_since.or(Some(now));
                 cause
             }
-            Recovery::AskAdministrator(cause) | Recovery::OurFault { cause, .. } => cause,
+            Recovery::OurFault { cause, .. } => cause,
             _ => return self.succeeded(now),
         };
         if !self.is_ended_by_the_operator() {

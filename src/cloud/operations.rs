@@ -12,15 +12,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lettre::message::Mailbox;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::admin::{self, Receipt};
+use super::alerts::Alerts;
+use super::mail::{MailError, Mailer};
 use super::poller::TenantFigures;
 use super::store::{
-    Action, Actor, AuditEntry, ConnectionKind, Deed, RefreshFacts, Store, StoreError, SuiteRow,
-    TenantRow, TenantStatus,
+    Action, Actor, Addressee, AuditEntry, ConnectionKind, Deed, RefreshFacts, Store, StoreError,
+    SuiteRow, TenantRow, TenantStatus,
 };
 use super::tenants::Tenants;
+use super::tokens::chain;
 use crate::clock::Clock;
 use crate::microsoft::Entra;
 use crate::model::{SuiteId, TenantId, Timestamp};
@@ -60,6 +65,15 @@ pub enum OperationError {
     /// There are no pages a link could lead to.
     #[error("there are no pages to link to: set [web] listen in the configuration")]
     NoPages,
+    /// There is no mail server.
+    #[error("no mail can be sent: configure the mail server under [smtp], or copy the link")]
+    NoMail,
+    /// It is not an address.
+    #[error("this is not an address such as it@example.com")]
+    NoAddress,
+    /// The mail server.
+    #[error("the mail was not sent; the link was made, but nobody has it")]
+    Mail(#[from] MailError),
     /// What was typed to confirm is not the tenant's name.
     #[error("to confirm, type the name of the organisation exactly: {0}")]
     NotConfirmed(String),
@@ -110,7 +124,28 @@ pub struct Operations {
     tenants: Option<Arc<Tenants>>,
     pages: Option<Url>,
     suites_url: Url,
+    /// `None` where nothing is served.
+    messenger: Option<Messenger>,
     started_at: Timestamp,
+}
+
+/// Tells people outside.
+pub struct Messenger {
+    /// Sends mail; `None`: no mail server is configured.
+    pub mailer: Option<Mailer>,
+    /// Who is told about alerts.
+    pub alerts: Arc<Alerts>,
+    /// Name of this service, as customers know it.
+    pub service_name: Option<String>,
+}
+
+/// What came of a test message to one receiver of alerts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tested {
+    /// Its name in the configuration.
+    pub receiver: String,
+    /// Why it did not arrive; absent when it did.
+    pub problem: Option<String>,
 }
 
 impl Operations {
@@ -122,6 +157,7 @@ impl Operations {
         tenants: Option<Arc<Tenants>>,
         pages: Option<Url>,
         suites_url: Url,
+        messenger: Option<Messenger>,
     ) -> Arc<Self> {
         let started_at = clock.now();
         Arc::new(Self {
@@ -131,6 +167,7 @@ impl Operations {
             tenants,
             pages,
             suites_url,
+            messenger,
             started_at,
         })
     }
@@ -389,6 +426,96 @@ impl Operations {
             url: Secret::new(format!("{origin}{}", path.expose())),
             until,
         })
+    }
+
+    /// Sends such a link by mail, to one address.
+    pub async fn send_link(
+        &self,
+        by: &Actor,
+        tenant: TenantId,
+        to: &str,
+        valid_for: Duration,
+    ) -> Result<(), OperationError> {
+        let messenger = self.messenger.as_ref();
+        let mailer = messenger.and_then(|m| m.mailer.as_ref());
+        let mailer = mailer.ok_or(OperationError::NoMail)?;
+        let to: Mailbox = to.trim().parse().map_err(|_| OperationError::NoAddress)?;
+        let health = match self.tenant(tenant).await? {
+            Some(detail) => detail.line.health,
+            None => return Err(OperationError::NoTenant(tenant)),
+        };
+        let link = self.relink(by, tenant, valid_for).await?;
+        let service = messenger.and_then(|m| m.service_name.clone());
+        let service = service.unwrap_or_else(|| "Presence Bridge".into());
+        let mut text = format!(
+            "Hello,\n\nthrough {service}, your telephone system shows who is free in Microsoft Teams. With this link you see how that \
+             connection is doing, and can authorize it again:\n\n{}\n\n",
+            link.url.expose()
+        );
+        if !health.cause.is_empty() {
+            text.push_str(&format!("What is the matter: {}\n", health.cause));
+        }
+        if !health.remedy.is_empty() {
+            text.push_str(&format!("What to do: {}\n", health.remedy));
+        }
+        text.push_str(&format!(
+            "\nThe link is good until {}. Whoever has it can use it, so please pass it on only to whom it concerns.\n",
+            link.until
+        ));
+        let subject = format!("{service}: your connection to Microsoft Teams");
+        mailer.send(&[to.clone()], &subject, &text).await?;
+        let deed = Deed {
+            by,
+            action: Action::LinkSent,
+            tenant: Some(tenant),
+            suite: None,
+            // To whom is nobody's business later; where to shows a mistake.
+            detail: &format!("to somebody at {}", to.email.domain()),
+        };
+        self.store.note(deed, self.clock.now()).await?;
+        Ok(())
+    }
+
+    /// Whether links can be sent by mail.
+    pub fn sends_mail(&self) -> bool {
+        let messenger = self.messenger.as_ref();
+        messenger.is_some_and(|m| m.mailer.is_some())
+    }
+
+    /// Names of those who are told about alerts, with what they want to know at least.
+    pub fn receivers(&self) -> Vec<Addressee> {
+        let alerts = self.messenger.as_ref().map(|m| m.alerts.addressees());
+        alerts.unwrap_or_default()
+    }
+
+    /// Messages to operators on their way just now.
+    pub fn telling(&self) -> usize {
+        let messenger = self.messenger.as_ref();
+        messenger.map_or(0, |m| m.alerts.delivering())
+    }
+
+    /// Sends a test message to everybody who is told about alerts.
+    pub async fn test_alerts(&self, by: &Actor) -> Result<Vec<Tested>, OperationError> {
+        let Some(messenger) = &self.messenger else {
+            return Ok(Vec::new());
+        };
+        let outcome = messenger.alerts.test().await.into_iter();
+        let tested: Vec<Tested> = outcome
+            .map(|(receiver, outcome)| Tested {
+                receiver,
+                problem: outcome.err().map(|e| chain(&e)),
+            })
+            .collect();
+        let failed = tested.iter().filter(|t| t.problem.is_some()).count();
+        let deed = Deed {
+            by,
+            action: Action::AlertsTested,
+            tenant: None,
+            suite: None,
+            detail: &format!("{} receivers, {failed} not reached", tested.len()),
+        };
+        self.store.note(deed, self.clock.now()).await?;
+        Ok(tested)
     }
 
     /// A one-time enrolment code for a suite of a tenant.

@@ -209,6 +209,8 @@ struct Core {
 pub struct TenantFigures {
     /// Health of the connection.
     pub health: Health,
+    /// Microsoft has refused the connection at least once since it last worked.
+    pub refused: bool,
     /// Time between two readings as it really is.
     pub cadence: Option<Duration>,
     /// Time between two readings as it is wanted.
@@ -531,6 +533,7 @@ impl Tenant {
         let limit = self.presence.limit();
         TenantFigures {
             health: core.health.health().clone(),
+            refused: core.health.is_refused(),
             cadence: core.cadence,
             wanted: self.shared.settings.interval,
             coverage: core.hub.count(),

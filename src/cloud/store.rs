@@ -3,6 +3,7 @@
 //! Invariants: every statement names the tenant or a key that belongs to exactly one; secrets arrive here sealed; SQL is static
 //! text with bound parameters; what was acknowledged survives a crash (`synchronous=FULL`).
 
+mod alerts;
 mod api_tokens;
 mod archive;
 mod audit;
@@ -13,6 +14,7 @@ mod operators;
 mod suites;
 mod tenants;
 
+pub use alerts::{Addressee, Event, Message, Waiting};
 pub use api_tokens::ApiToken;
 pub use archive::{
     Archive, ArchiveError, ArchivedToken, Content, Revived, copy_database, current_schema,

@@ -7,9 +7,12 @@ use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 
+use super::alerts::{self, ReceiverConfig};
 use super::load::{ConfigError, Loader};
+use crate::cloud::alerts::rules::Limits;
 use crate::cloud::directory::LookupPace;
 use crate::cloud::health::Patience;
+use crate::cloud::mail::SmtpConfig;
 use crate::cloud::poller::PollSettings;
 use crate::cloud::poller::budget::Limit;
 use crate::cloud::rpc::StreamSettings;
@@ -140,6 +143,12 @@ pub struct CloudConfig {
     pub web: Option<WebConfig>,
     /// The operators' listener.
     pub operators: OperatorsConfig,
+    /// From which point on something is worth an alert.
+    pub alerts: Limits,
+    /// Who is told about alerts.
+    pub receivers: Vec<ReceiverConfig>,
+    /// The mail server; `None`: no mail is sent.
+    pub smtp: Option<SmtpConfig>,
     /// How Microsoft is read.
     pub poll: PollSettings,
     /// How streams behave.
@@ -152,7 +161,7 @@ pub struct CloudConfig {
     pub traces: Option<TraceSettings>,
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
@@ -532,6 +541,10 @@ impl CloudConfig {
             patience,
         };
 
+        let smtp = alerts::smtp(&mut loader);
+        let has_smtp = smtp.is_some();
+        let (alerts, receivers) = alerts::alerts(&mut loader, has_smtp);
+
         let standard = StreamSettings::default();
         let mut s = loader.section("streams");
         let streams = StreamSettings {
@@ -575,6 +588,9 @@ impl CloudConfig {
             reflection,
             web,
             operators,
+            alerts,
+            receivers,
+            smtp,
             poll,
             streams,
             log_format,

@@ -12,6 +12,7 @@ mod a_killed_refresh_is_noticed;
 mod a_removed_tenant_leaves_nothing;
 mod admin_api;
 mod admin_api_contract;
+mod alerts_are_told;
 mod backup_restores;
 mod browser_harness;
 mod browser_onboarding;

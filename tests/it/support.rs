@@ -8,6 +8,7 @@ pub mod log;
 pub mod openapi;
 pub mod program;
 pub mod raw;
+pub mod receivers;
 pub mod scan;
 pub mod stage;
 pub mod time;

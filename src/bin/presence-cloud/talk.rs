@@ -320,6 +320,7 @@ async fn beside(config: &CloudConfig) -> anyhow::Result<Arc<Operations>> {
         None,
         config.web.as_ref().map(|web| web.public_url.clone()),
         config.grpc_public_url.clone(),
+        None,
     ))
 }
 
@@ -402,11 +403,21 @@ impl Talk {
         }
     }
 
-    pub async fn link(&self, id: TenantId, name: &str, days: u64) -> anyhow::Result<LinkMade> {
+    /// A link to be told, or to be sent to an address.
+    pub async fn link(
+        &self,
+        id: TenantId,
+        name: &str,
+        days: u64,
+        email: Option<&str>,
+    ) -> anyhow::Result<LinkMade> {
         match self {
             Self::Service(s) => {
-                let body = json!({ "days": days });
+                let body = json!({ "days": days, "email": email });
                 s.post(&format!("/tenants/{id}/link"), Some(body)).await
+            }
+            Self::Store(_) if email.is_some() => {
+                bail!("mail is sent by the running service only; start it, or leave --email out")
             }
             Self::Store(o) => {
                 let valid_for = Duration::from_hours(days * 24);
@@ -414,7 +425,8 @@ impl Talk {
                 Ok(LinkMade {
                     tenant: id,
                     name: name.into(),
-                    url: link.url.expose().into(),
+                    url: Some(link.url.expose().into()),
+                    sent: false,
                     until: link.until,
                 })
             }

@@ -58,6 +58,9 @@ pub enum Tenant {
         /// How long the link is good, in days.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
         days: u64,
+        /// Send it to this address instead of printing it; needs [smtp] in the configuration.
+        #[arg(long, value_name = "ADDRESS")]
+        email: Option<String>,
     },
     /// Off-boards an organisation for good: destroys its credentials, revokes its suites, and prints a receipt.
     #[command(alias = "remove")]
@@ -228,18 +231,26 @@ pub async fn tenant(config: &Path, ask: &Ask, command: Tenant) -> anyhow::Result
         Tenant::Refresh(which) => {
             act(&talk, ask, "refresh", &which, "Trying at once:").await?;
         }
-        Tenant::Relink { which, days } => {
+        Tenant::Relink { which, days, email } => {
             let (id, name) = talk.pick(&which.tenant).await?;
-            let made = talk.link(id, &name, days).await?;
+            let made = talk.link(id, &name, days, email.as_deref()).await?;
             if ask.json {
                 return say_json(&made);
             }
+            let Some(url) = made.url else {
+                say(&format!(
+                    "Sent a secret link to the status page of {}, good until {}.",
+                    made.name,
+                    time(made.until)
+                ));
+                return Ok(());
+            };
             say(&format!(
                 "Secret link to the status page of {}, good until {}:\n",
                 made.name,
                 time(made.until)
             ));
-            say(&format!("    {}\n", made.url));
+            say(&format!("    {url}\n"));
             say(
                 "Who opens it can authorize the connection anew, with an account of that organisation.",
             );

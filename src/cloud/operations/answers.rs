@@ -115,8 +115,11 @@ pub struct LinkMade {
     pub tenant: TenantId,
     /// The name of that tenant.
     pub name: String,
-    /// The whole address. Who has it can authorize the connection anew, with an account of that organisation.
-    pub url: String,
+    /// The whole address; absent when it was sent by mail. Who has it can authorize the connection anew, with an account of that
+    /// organisation.
+    pub url: Option<String>,
+    /// Whether it was sent by mail.
+    pub sent: bool,
     /// Until when it is good.
     pub until: Timestamp,
 }

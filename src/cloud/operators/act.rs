@@ -102,6 +102,25 @@ pub async fn link(
     })
 }
 
+/// To whom a link is sent.
+#[derive(Deserialize)]
+pub struct Recipient {
+    email: String,
+}
+
+/// The same by mail.
+pub async fn send_link(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<Uuid>,
+    order: Order<Recipient>,
+) -> Answer {
+    let to = &order.form.email;
+    desk.operations()
+        .send_link(&order.by, TenantId(id), to, LINK_LIFE)
+        .await?;
+    Ok(back(id, "sent"))
+}
+
 /// An enrolment code for a suite.
 pub async fn invite(
     State(desk): State<Arc<Desk>>,

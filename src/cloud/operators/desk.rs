@@ -223,6 +223,7 @@ impl Desk {
             .route("/tenants/{id}/resume", post(act::resume))
             .route("/tenants/{id}/refresh", post(act::refresh))
             .route("/tenants/{id}/link", post(act::link))
+            .route("/tenants/{id}/send-link", post(act::send_link))
             .route("/tenants/{id}/invite", post(act::invite))
             .route(
                 "/tenants/{id}/offboard",
@@ -234,6 +235,7 @@ impl Desk {
             )
             .route("/suites", get(pages::suites))
             .route("/alerts", get(pages::alerts))
+            .route("/alerts/test", post(pages::test_alerts))
             .route("/audit", get(pages::audit))
             .route("/audit/export", post(act::export))
             .route("/assets/{file}", get(asset))

@@ -14,12 +14,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::desk::{Answer, Common, Desk, Failure, Viewer};
+use super::desk::{Answer, Common, Desk, Failure, Nothing, Order, Viewer, page};
 use super::texts::Texts;
+use crate::cloud::operations::Tested;
 use crate::cloud::operations::view::{
     AlertLine, CredentialLine, Live, Overview, SuiteLine, TenantDetail, TenantLine,
 };
-use crate::cloud::store::AuditEntry;
+use crate::cloud::store::{Addressee, AuditEntry};
 use crate::cloud::web::pages::time;
 use crate::model::{TenantId, Timestamp};
 use crate::secret::sha256;
@@ -419,6 +420,7 @@ struct TenantPage {
     t: &'static Texts,
     c: Common,
     now: String,
+    sends_mail: bool,
     done: &'static str,
     d: TenantDetail,
     row: Row,
@@ -447,11 +449,13 @@ pub async fn tenant(
         t,
         c: viewer.common("overview"),
         now: clock(detail.at),
+        sends_mail: desk.operations().sends_mail(),
         done: match done.done.as_str() {
             "paused" => t.done.paused,
             "resumed" => t.done.resumed,
             "refreshed" => t.done.refreshed,
             "revoked" => t.done.revoked,
+            "sent" => t.done.sent,
             _ => "",
         },
         row: Row::new(&detail.line, detail.at),
@@ -509,17 +513,36 @@ struct AlertsPage {
     c: Common,
     now: String,
     alerts: Vec<AlertLine>,
+    receivers: Vec<Addressee>,
+    tested: Vec<Tested>,
+}
+
+async fn alerts_page(
+    desk: &Desk,
+    viewer: &Viewer,
+    tested: Vec<Tested>,
+) -> Result<AlertsPage, Failure> {
+    let operations = desk.operations();
+    Ok(AlertsPage {
+        t: desk.texts,
+        c: viewer.common("alerts"),
+        now: clock(operations.now()),
+        alerts: operations.alerts(None, false, ALERTS).await?,
+        receivers: operations.receivers(),
+        tested,
+    })
 }
 
 /// Open and closed alerts.
 pub async fn alerts(State(desk): State<Arc<Desk>>, viewer: Viewer, headers: HeaderMap) -> Answer {
-    let page = AlertsPage {
-        t: desk.texts,
-        c: viewer.common("alerts"),
-        now: clock(desk.operations().now()),
-        alerts: desk.operations().alerts(None, false, ALERTS).await?,
-    };
+    let page = alerts_page(&desk, &viewer, Vec::new()).await?;
     live(&page, &page.now, &headers)
+}
+
+/// A test message to everybody who is told, and what came of it.
+pub async fn test_alerts(State(desk): State<Arc<Desk>>, order: Order<Nothing>) -> Answer {
+    let tested = desk.operations().test_alerts(&order.by).await?;
+    page(&alerts_page(&desk, &order.viewer, tested).await?)
 }
 
 /// Which entries.

@@ -146,6 +146,9 @@ texts! {
         refresh_text: "Tries the connection at once and reads everybody anew.",
         link: "Make a link",
         link_text: "A secret link by which the customer authorizes the connection anew. Good for a week.",
+        send: "Send a link",
+        send_to: "Customer's e-mail address",
+        send_text: "The same, by mail. The address is not kept.",
         invite: "Invite a suite",
         invite_text: "A one-time code by which a suite enrols.",
         offboard: "Off-board",
@@ -156,6 +159,7 @@ texts! {
         paused: "Paused. Its suites are being told.",
         resumed: "Resumed. Reading goes on.",
         refreshed: "The connection is tried at once.",
+        sent: "The link was sent.",
         revoked: "Revoked. Its streams end within seconds.",
     }
     /// Before and after what cannot be undone, and secrets.
@@ -187,6 +191,12 @@ texts! {
     /// The alerts.
     alerts: Alerts {
         title: "Alerts",
+        receivers: "Who is told",
+        receivers_none: "Nobody is told yet. Add a webhook or a mailbox to the configuration: [[alerts.webhook]], [[alerts.mail]].",
+        least: "from {} on",
+        test: "Send a test to all",
+        arrived: "The test has arrived.",
+        tested: "Test messages",
     }
     /// The audit log.
     audit: Audit {

@@ -130,6 +130,8 @@ actions! {
     BackupMade = "backup.made",
     /// The database was restored from a backup.
     BackupRestored = "backup.restored",
+    /// A test message was sent to everybody who is told about alerts.
+    AlertsTested = "alerts.tested",
     /// The audit log was exported.
     AuditExported = "audit.exported",
 }

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use sqlx::Row as _;
 
-use super::{Store, StoreError, optional_uuid, uuid};
+use super::{Store, StoreError, uuid};
 use crate::cloud::operations::view::AlertLine;
 use crate::model::{Cause, Health, SuiteId, TenantId, Timestamp};
 
@@ -172,7 +172,6 @@ impl Store {
         most: u32,
     ) -> Result<Vec<AlertLine>, StoreError> {
         let failed = |e| StoreError::Database("read the alerts", e);
-        let time = |millis: Option<i64>| millis.map(Timestamp::from_millis);
         sqlx::query(
             "SELECT a.*, t.name FROM alerts a LEFT JOIN tenants t USING (tenant_id)
              WHERE ($1 IS NULL OR a.tenant_id = $1) AND (a.closed_at IS NULL OR NOT $2)
@@ -185,22 +184,7 @@ impl Store {
         .await
         .map_err(failed)?
         .iter()
-        .map(|row| {
-            Ok(AlertLine {
-                id: uuid(row, "alert_id")?,
-                kind: row.try_get("kind").map_err(failed)?,
-                tenant: optional_uuid(row, "tenant_id")?.map(TenantId),
-                tenant_name: row.try_get("name").map_err(failed)?,
-                subject: row.try_get("subject").map_err(failed)?,
-                severity: row.try_get("severity").map_err(failed)?,
-                title: row.try_get("title").map_err(failed)?,
-                cause: row.try_get("cause").map_err(failed)?,
-                cure: row.try_get("cure").map_err(failed)?,
-                raised_at: Timestamp::from_millis(row.try_get("raised_at").map_err(failed)?),
-                escalated_at: time(row.try_get("escalated_at").map_err(failed)?),
-                closed_at: time(row.try_get("closed_at").map_err(failed)?),
-            })
-        })
+        .map(super::alerts::line)
         .collect()
     }
 }

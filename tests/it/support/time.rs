@@ -70,20 +70,31 @@ impl Days {
     /// As [`Days::begin`], with other steps and a life of access tokens in seconds: how often something is asked shows only in
     /// steps that are short enough.
     pub async fn at_pace(kind: ConnectionKind, step: Duration, life: Option<u32>) -> Self {
+        Self::with(kind, step, life, Vec::new()).await
+    }
+
+    /// As [`Days::at_pace`], with further lines of the cloud's configuration.
+    pub async fn with(
+        kind: ConnectionKind,
+        step: Duration,
+        life: Option<u32>,
+        mut keys: Vec<(&'static str, String)>,
+    ) -> Self {
         let brake = Brake::new();
         let mut microsoft = Options::default();
         microsoft.switches.expires_in = life;
         let heartbeat = format!("heartbeat = \"{}s\"", step.as_secs());
+        keys.extend([
+            ("streams", heartbeat),
+            ("streams", "maximum_age = \"720h\"".into()),
+            ("streams", "stalled = \"1h\"".into()),
+        ]);
         let settings = WorldSettings {
             microsoft,
             interval: step,
             clock: Clock::test(Timestamp::from_secs(1_795_514_400)),
             in_process: true,
-            cloud_keys: vec![
-                ("streams", heartbeat),
-                ("streams", "maximum_age = \"720h\"".into()),
-                ("streams", "stalled = \"1h\"".into()),
-            ],
+            cloud_keys: keys,
             operators_password: None,
         };
         let stage = Stage::new(settings).await;
@@ -162,8 +173,8 @@ impl Days {
     }
 
     fn disk_is_awaited(&self) -> bool {
-        let cloud = self.stage.cloud().unwrap();
-        cloud.operations().store().in_use() > 0
+        let operations = self.stage.cloud().unwrap().operations();
+        operations.store().in_use() > 0 || operations.telling() > 0
     }
 
     /// Changes whenever something happens that anybody could see.

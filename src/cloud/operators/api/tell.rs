@@ -96,12 +96,13 @@ pub async fn refresh(
     done(&api, TenantId(id)).await
 }
 
-/// What link is wanted. To send it by e-mail will be asked for here, by an address in `email`.
+/// What link is wanted; with an address it is sent there and not told.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WantedLink {
     #[serde(default, deserialize_with = "whole")]
     days: Option<u32>,
+    email: Option<String>,
 }
 
 /// A secret link for the customer.
@@ -113,12 +114,20 @@ pub async fn link(
 ) -> Answer<LinkMade> {
     let valid_for = life("days", wanted.days, DAY, 90, LINK_LIFE)?;
     let tenant = TenantId(id);
-    let link = api.operations().relink(&by, tenant, valid_for).await?;
+    let operations = api.operations();
+    let (url, until) = if let Some(to) = wanted.email {
+        operations.send_link(&by, tenant, &to, valid_for).await?;
+        (None, operations.now().plus(valid_for))
+    } else {
+        let link = operations.relink(&by, tenant, valid_for).await?;
+        (Some(link.url.expose().to_owned()), link.until)
+    };
     Ok(Json(LinkMade {
         tenant,
         name: row(&api, tenant).await?.name,
-        url: link.url.expose().to_owned(),
-        until: link.until,
+        sent: url.is_none(),
+        url,
+        until,
     }))
 }
 
