@@ -58,7 +58,7 @@ pub enum Tenant {
         /// How long the link is good, in days.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
         days: u64,
-        /// Send it to this address instead of printing it; needs [smtp] in the configuration.
+        /// Send it to this address instead of printing it; needs a mail server in the configuration.
         #[arg(long, value_name = "ADDRESS")]
         email: Option<String>,
     },
