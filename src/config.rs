@@ -3,5 +3,7 @@
 pub mod agent;
 pub mod alerts;
 pub mod cloud;
+#[cfg(test)]
+mod examples;
 pub mod load;
 pub mod presence_ini;

@@ -3,11 +3,13 @@
 //! A configuration is read key by key. An accessor never fails: it notes what is wrong and gives the default, so that the person who
 //! mends the file sees everything in one go. What nobody asked for is a mistake too, most often a typing error.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use url::Url;
@@ -58,6 +60,37 @@ enum Value {
     Variable(String, String),
 }
 
+/// The keys a reader has asked for, by section. A look that stays good after the configuration is read, so that what is written about
+/// the keys can be held against what the code reads.
+#[derive(Debug, Clone, Default)]
+pub struct AskedKeys(Rc<RefCell<BTreeMap<String, BTreeSet<String>>>>);
+
+impl AskedKeys {
+    /// `section.key` for each. The tables of an array count once, as `section.array.key`; the array itself is a key of its section.
+    pub fn names(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for (section, keys) in self.0.borrow().iter() {
+            let section = section
+                .split_once('[')
+                .map_or(&**section, |(array, _)| array);
+            names.extend(keys.iter().map(|key| format!("{section}.{key}")));
+        }
+        names
+    }
+
+    fn note_section(&self, section: &str) {
+        self.0.borrow_mut().entry(section.to_owned()).or_default();
+    }
+
+    fn note(&self, section: &str, key: &str) {
+        let mut asked = self.0.borrow_mut();
+        asked
+            .entry(section.to_owned())
+            .or_default()
+            .insert(key.to_owned());
+    }
+}
+
 /// A configuration that is being read.
 #[derive(Debug)]
 pub struct Loader {
@@ -65,7 +98,7 @@ pub struct Loader {
     folder: PathBuf,
     /// section → key → value
     values: BTreeMap<String, BTreeMap<String, Value>>,
-    asked: BTreeMap<String, BTreeSet<String>>,
+    asked: AskedKeys,
     problems: Vec<String>,
 }
 
@@ -95,7 +128,7 @@ impl Loader {
             file: file.to_owned(),
             folder: PathBuf::new(),
             values: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            asked: AskedKeys::default(),
             problems: Vec::new(),
         };
         for (section, value) in table {
@@ -134,7 +167,7 @@ impl Loader {
 
     /// Reads the keys of a section, which may be missing.
     pub fn section(&mut self, name: &str) -> Section<'_> {
-        self.asked.entry(name.to_owned()).or_default();
+        self.asked.note_section(name);
         Section {
             loader: self,
             name: name.to_owned(),
@@ -168,6 +201,11 @@ impl Loader {
         names
     }
 
+    /// What was asked for, now and from now on.
+    pub fn asked(&self) -> AskedKeys {
+        self.asked.clone()
+    }
+
     /// Notes something that is wrong with a key.
     pub fn problem(&mut self, key: &str, text: impl fmt::Display) {
         self.problems.push(format!("{key}: {text}"));
@@ -176,9 +214,11 @@ impl Loader {
     /// An error if anything was wrong, or anything is there that nobody asked for.
     pub fn finish(mut self) -> Result<(), ConfigError> {
         let values = std::mem::take(&mut self.values);
+        let asked_keys = self.asked.clone();
+        let all_asked = asked_keys.0.borrow();
         for (section, keys) in &values {
-            let Some(asked) = self.asked.get(section) else {
-                let hint = similar(section, self.asked.keys());
+            let Some(asked) = all_asked.get(section) else {
+                let hint = similar(section, all_asked.keys());
                 self.problem(
                     &format!("[{section}]"),
                     format!("there is no such section{hint}"),
@@ -251,11 +291,7 @@ pub struct Section<'a> {
 
 impl Section<'_> {
     fn take(&mut self, key: &str) -> Option<Value> {
-        self.loader
-            .asked
-            .entry(self.name.clone())
-            .or_default()
-            .insert(key.to_owned());
+        self.loader.asked.note(&self.name, key);
         self.loader.values.get(&self.name)?.get(key).cloned()
     }
 

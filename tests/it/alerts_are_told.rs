@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presence_bridge::cloud::alerts::receivers::Receiver;
-use presence_bridge::cloud::alerts::rules::Severity;
+use presence_bridge::cloud::alerts::rules::{Kind, Severity};
 use presence_bridge::cloud::mail::{Mailer, Security, SmtpConfig};
 use presence_bridge::cloud::store::ConnectionKind::{self, Organisation, ServiceAccount};
 use presence_bridge::microsoft::{HttpTransport, ReqwestTransport};
@@ -831,4 +831,22 @@ async fn a_signature_of_somebody_else_is_not_taken() {
     assert!(hook.taken().is_empty());
     receiver(SECRET).test(now).await.unwrap();
     assert_eq!(hook.taken()[0]["type"], "test");
+}
+
+#[test]
+fn the_runbook_has_a_section_for_each_alert_and_for_no_other() {
+    let runbook = include_str!("../../docs/operations.md");
+    let chapter = runbook.split("\n## Alerts\n").nth(1).unwrap();
+    let chapter = chapter.split("\n## ").next().unwrap();
+    let mut explained: Vec<&str> = chapter
+        .lines()
+        .filter_map(|l| l.strip_prefix("### "))
+        .collect();
+    let mut kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    explained.sort_unstable();
+    kinds.sort_unstable();
+    assert_eq!(explained, kinds);
+    for section in chapter.split("\n### ").skip(1) {
+        assert!(section.contains("**Do**"), "{section}");
+    }
 }

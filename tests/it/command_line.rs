@@ -392,11 +392,14 @@ async fn a_link_that_is_sent_by_mail_is_not_told_and_its_address_is_not_kept() {
         "adele@customer.example",
     ];
     let sent = run(&stage, &to).await;
-    assert!(sent.out.starts_with("Sent a secret link"), "{sent:?}");
+    assert!(
+        sent.out.starts_with("A link to the status page"),
+        "{sent:?}"
+    );
     assert!(!sent.out.contains("/s/"), "{sent:?}");
     until("the mail is there", || mail.taken().len() == 1).await;
     let asker = Asker::of(&stage, Role::Operator).await;
-    let path = format!("/tenants/{}/link", tenant.id());
+    let path = format!("/tenants/{}/send-link", tenant.id());
     let nonsense = asker.post(&path, r#"{"email":"adele"}"#).await;
     assert_eq!(problem(&nonsense, 400), "bad-address");
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::bail;
 use clap::Subcommand;
 
 use super::output::{Column, Side, ago, say, say_json, table};
@@ -21,11 +22,15 @@ pub enum Alert {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
     },
+    /// Sends a test message to everybody who is told about alerts.
+    Test,
 }
 
 pub async fn alert(config: &Path, ask: &Ask, command: Alert) -> anyhow::Result<()> {
-    let Alert::List { all, tenant, limit } = command;
     let talk = Talk::open(config, ask).await?;
+    let Alert::List { all, tenant, limit } = command else {
+        return test(&talk, ask).await;
+    };
     let of = talk.pick_if(tenant.as_deref()).await?;
     let found = talk.alerts(of, !all, limit).await?;
     if ask.json {
@@ -72,6 +77,27 @@ pub async fn alert(config: &Path, ask: &Ask, command: Alert) -> anyhow::Result<(
         if !alert.cure.is_empty() {
             say(&format!("  To do: {}", alert.cure));
         }
+    }
+    Ok(())
+}
+
+async fn test(talk: &Talk, ask: &Ask) -> anyhow::Result<()> {
+    let tested = talk.test_alerts().await?;
+    if ask.json {
+        say_json(&tested)?;
+    } else if tested.receivers.is_empty() {
+        say("Nobody is told yet: add [[alerts.webhook]] or [[alerts.mail]] to the configuration.");
+    }
+    let mut failed = 0;
+    for one in &tested.receivers {
+        failed += usize::from(one.problem.is_some());
+        if !ask.json {
+            let came = one.problem.as_deref().unwrap_or("the test has arrived");
+            say(&format!("{}: {came}", one.receiver));
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of {} were not reached", tested.receivers.len());
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod doctor;
 mod keys;
 mod operators;
 mod output;
+mod ready;
 mod serve;
 mod suite;
 mod talk;
@@ -56,6 +57,8 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
+    /// Asks the running service of this machine whether it can serve; for container engines. Exit code 1: it cannot.
+    Ready,
     /// The key that seals all credentials: make it, replace it.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -156,6 +159,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Alert { ask, command } => alert::alert(file, &ask, command).await,
         Command::Audit { ask, wanted } => audit::audit(file, &ask, wanted).await,
         Command::ApiToken { ask, command } => api_token::api_token(file, &ask, command).await,
+        Command::Ready => ready::ready(&read(file)?).await,
         Command::Operators(operators::Operators::Password { replace }) => {
             operators::operators_password(&read(file)?, replace)
         }

@@ -11,8 +11,8 @@ use http::Method;
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud;
 use presence_bridge::cloud::operations::answers::{
-    Alerts, ApiTokens, Audit, Invited, LinkMade, Me, Offboarded, SuiteDone, Suites, TenantDone,
-    Tenants, TokenMade,
+    Alerts, AlertsTested, ApiTokens, Audit, Invited, LinkMade, Me, Offboarded, SuiteDone, Suites,
+    TenantDone, Tenants, TokenMade,
 };
 use presence_bridge::cloud::operations::filter::{self, TenantFilter};
 use presence_bridge::cloud::operations::view::TenantDetail;
@@ -129,6 +129,25 @@ pub fn here(listen: SocketAddr) -> SocketAddr {
     address
 }
 
+/// The operators' listener of this machine's configuration. It is called by the name its certificate is for, at the address it
+/// listens on; its own certificate is trusted.
+pub fn operators(
+    config: &CloudConfig,
+    ca_file: Option<&Path>,
+) -> anyhow::Result<(reqwest::Client, Url)> {
+    let address = here(config.operators.listen);
+    let mut roots = ca_file.map(certificates).transpose()?.unwrap_or_default();
+    let mut base = Url::parse(&format!("http://{address}"))?;
+    let mut named = None;
+    if let Some(tls) = &config.operators.tls {
+        roots.extend(certificates(&tls.certificate)?);
+        let host = config.operators.public_url.host_str().unwrap_or_default();
+        base = Url::parse(&format!("https://{host}:{}", address.port()))?;
+        named = Some(host);
+    }
+    Ok((client(roots, named.map(|host| (host, address)))?, base))
+}
+
 impl Service {
     /// A service elsewhere.
     fn elsewhere(url: &Url, ask: &Ask, token: Secret) -> anyhow::Result<Self> {
@@ -151,21 +170,9 @@ impl Service {
         })
     }
 
-    /// The service of this machine's configuration. It is called by the name its certificate is for, at the address it listens on.
+    /// The service of this machine's configuration.
     pub fn of_config(config: &CloudConfig, ask: &Ask) -> anyhow::Result<Self> {
-        let address = here(config.operators.listen);
-        let mut roots = match &ask.ca_file {
-            Some(file) => certificates(file)?,
-            None => Vec::new(),
-        };
-        let mut base = Url::parse(&format!("http://{address}"))?;
-        let mut named = None;
-        if let Some(tls) = &config.operators.tls {
-            roots.extend(certificates(&tls.certificate)?);
-            let host = config.operators.public_url.host_str().unwrap_or_default();
-            base = Url::parse(&format!("https://{host}:{}", address.port()))?;
-            named = Some(host);
-        }
+        let (client, base) = operators(config, ask.ca_file.as_deref())?;
         let proof = match ask.token()? {
             Some(token) => Proof::Token(token),
             None => Proof::Keys(KeyRing::read(&config.key_file).context(
@@ -174,7 +181,7 @@ impl Service {
             )?),
         };
         Ok(Self {
-            client: client(roots, named.map(|host| (host, address)))?,
+            client,
             base,
             proof,
         })
@@ -403,21 +410,11 @@ impl Talk {
         }
     }
 
-    /// A link to be told, or to be sent to an address.
-    pub async fn link(
-        &self,
-        id: TenantId,
-        name: &str,
-        days: u64,
-        email: Option<&str>,
-    ) -> anyhow::Result<LinkMade> {
+    pub async fn link(&self, id: TenantId, name: &str, days: u64) -> anyhow::Result<LinkMade> {
         match self {
             Self::Service(s) => {
-                let body = json!({ "days": days, "email": email });
+                let body = json!({ "days": days });
                 s.post(&format!("/tenants/{id}/link"), Some(body)).await
-            }
-            Self::Store(_) if email.is_some() => {
-                bail!("mail is sent by the running service only; start it, or leave --email out")
             }
             Self::Store(o) => {
                 let valid_for = Duration::from_hours(days * 24);
@@ -425,11 +422,32 @@ impl Talk {
                 Ok(LinkMade {
                     tenant: id,
                     name: name.into(),
-                    url: Some(link.url.expose().into()),
-                    sent: false,
+                    url: link.url.expose().into(),
                     until: link.until,
                 })
             }
+        }
+    }
+
+    pub async fn send_link(&self, id: TenantId, to: &str, days: u64) -> anyhow::Result<TenantDone> {
+        match self {
+            Self::Service(s) => {
+                let body = json!({ "email": to, "days": days });
+                s.post(&format!("/tenants/{id}/send-link"), Some(body))
+                    .await
+            }
+            Self::Store(_) => bail!(
+                "mail is sent by the running service, and none answers; make a link without --email"
+            ),
+        }
+    }
+
+    pub async fn test_alerts(&self) -> anyhow::Result<AlertsTested> {
+        match self {
+            Self::Service(s) => s.post("/alerts/test", None).await,
+            Self::Store(_) => bail!(
+                "test messages are sent by the running service, and none answers; start it first"
+            ),
         }
     }
 

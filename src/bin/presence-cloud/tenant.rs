@@ -58,7 +58,7 @@ pub enum Tenant {
         /// How long the link is good, in days.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=90))]
         days: u64,
-        /// Send it to this address instead of printing it; needs a mail server in the configuration.
+        /// Send it to this address by mail instead of printing it.
         #[arg(long, value_name = "ADDRESS")]
         email: Option<String>,
     },
@@ -233,24 +233,27 @@ pub async fn tenant(config: &Path, ask: &Ask, command: Tenant) -> anyhow::Result
         }
         Tenant::Relink { which, days, email } => {
             let (id, name) = talk.pick(&which.tenant).await?;
-            let made = talk.link(id, &name, days, email.as_deref()).await?;
+            if let Some(to) = email {
+                let done = talk.send_link(id, &to, days).await?;
+                if ask.json {
+                    return say_json(&done);
+                }
+                say(&format!(
+                    "A link to the status page of {} was sent.",
+                    done.name
+                ));
+                return Ok(());
+            }
+            let made = talk.link(id, &name, days).await?;
             if ask.json {
                 return say_json(&made);
             }
-            let Some(url) = made.url else {
-                say(&format!(
-                    "Sent a secret link to the status page of {}, good until {}.",
-                    made.name,
-                    time(made.until)
-                ));
-                return Ok(());
-            };
             say(&format!(
                 "Secret link to the status page of {}, good until {}:\n",
                 made.name,
                 time(made.until)
             ));
-            say(&format!("    {url}\n"));
+            say(&format!("    {}\n", made.url));
             say(
                 "Who opens it can authorize the connection anew, with an account of that organisation.",
             );

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Tested;
 use super::view::{AlertLine, CredentialLine, SuiteLine, TenantLine};
 use crate::cloud::admin::Receipt;
 use crate::cloud::store::{ApiToken, AuditEntry, Role};
@@ -49,6 +50,13 @@ pub struct Alerts {
     pub at: Timestamp,
     /// The alerts.
     pub alerts: Vec<AlertLine>,
+}
+
+/// Test messages to everybody who is told about alerts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertsTested {
+    /// What came of each.
+    pub receivers: Vec<Tested>,
 }
 
 /// Entries of the audit log, newest first.
@@ -115,11 +123,8 @@ pub struct LinkMade {
     pub tenant: TenantId,
     /// The name of that tenant.
     pub name: String,
-    /// The whole address; absent when it was sent by mail. Who has it can authorize the connection anew, with an account of that
-    /// organisation.
-    pub url: Option<String>,
-    /// Whether it was sent by mail.
-    pub sent: bool,
+    /// The whole address. Who has it can authorize the connection anew, with an account of that organisation.
+    pub url: String,
     /// Until when it is good.
     pub until: Timestamp,
 }

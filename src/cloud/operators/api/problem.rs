@@ -89,12 +89,12 @@ fn refused(e: &OperationError) -> (u16, &'static str, &'static str) {
         OperationError::NoToken(_) => (404, "no-such-token", "There is no such token"),
         OperationError::Gone(_) => (409, "off-boarded", "The tenant was off-boarded"),
         OperationError::NoPages => (409, "no-pages", "There are no pages"),
-        OperationError::NoMail => (409, "no-mail", "There is no mail server"),
-        OperationError::NoAddress => (400, "bad-address", "That is no address"),
-        OperationError::Mail(_) => (502, "mail-not-sent", "The mail was not sent"),
         OperationError::NotConfirmed(_) => (409, "not-confirmed", "It was not confirmed"),
         OperationError::NameTaken(_) => (409, "name-taken", "The name is taken"),
         OperationError::BadName => (400, "bad-name", "That cannot be a name"),
+        OperationError::NoMail => (409, "no-mail", "No mail can be sent"),
+        OperationError::NoAddress => (400, "bad-address", "That is not an address"),
+        OperationError::Mail(_) => (502, "mail-not-sent", "The mail was not sent"),
         OperationError::Store(_) => (500, "internal", "An error of ours"),
     }
 }

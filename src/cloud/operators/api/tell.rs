@@ -18,7 +18,7 @@ use super::see::Answer;
 use crate::cloud::admin::DEFAULT_CODE_LIFE;
 use crate::cloud::operations::OperationError;
 use crate::cloud::operations::answers::{
-    Invited, LinkMade, Offboarded, SuiteDone, TenantDone, TokenMade,
+    AlertsTested, Invited, LinkMade, Offboarded, SuiteDone, TenantDone, TokenMade,
 };
 use crate::cloud::operations::api_tokens;
 use crate::cloud::operators::act::{LINK_LIFE, MOST_BYTES};
@@ -96,13 +96,46 @@ pub async fn refresh(
     done(&api, TenantId(id)).await
 }
 
-/// What link is wanted; with an address it is sent there and not told.
+/// What link is wanted.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WantedLink {
     #[serde(default, deserialize_with = "whole")]
     days: Option<u32>,
-    email: Option<String>,
+}
+
+/// To whom such a link is to be sent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WantedMail {
+    email: String,
+    #[serde(default, deserialize_with = "whole")]
+    days: Option<u32>,
+}
+
+/// The same, by mail.
+pub async fn send_link(
+    State(api): Api,
+    Acting(by): Acting,
+    Id(id): Id,
+    Body(wanted): Body<WantedMail>,
+) -> Answer<TenantDone> {
+    let valid_for = life("days", wanted.days, DAY, 90, LINK_LIFE)?;
+    let (tenant, to) = (TenantId(id), &wanted.email);
+    let operations = api.operations();
+    operations.send_link(&by, tenant, to, valid_for).await?;
+    done(&api, tenant).await
+}
+
+/// A test message to everybody who is told about alerts.
+pub async fn test_alerts(
+    State(api): Api,
+    Acting(by): Acting,
+    _: Body<Nothing>,
+) -> Answer<AlertsTested> {
+    Ok(Json(AlertsTested {
+        receivers: api.operations().test_alerts(&by).await?,
+    }))
 }
 
 /// A secret link for the customer.
@@ -114,20 +147,12 @@ pub async fn link(
 ) -> Answer<LinkMade> {
     let valid_for = life("days", wanted.days, DAY, 90, LINK_LIFE)?;
     let tenant = TenantId(id);
-    let operations = api.operations();
-    let (url, until) = if let Some(to) = wanted.email {
-        operations.send_link(&by, tenant, &to, valid_for).await?;
-        (None, operations.now().plus(valid_for))
-    } else {
-        let link = operations.relink(&by, tenant, valid_for).await?;
-        (Some(link.url.expose().to_owned()), link.until)
-    };
+    let link = api.operations().relink(&by, tenant, valid_for).await?;
     Ok(Json(LinkMade {
         tenant,
         name: row(&api, tenant).await?.name,
-        sent: url.is_none(),
-        url,
-        until,
+        url: link.url.expose().to_owned(),
+        until: link.until,
     }))
 }
 
