@@ -161,7 +161,9 @@ fn is_tls(error: &dyn std::error::Error) -> bool {
     let mut cause = error.source();
     while let Some(e) = cause {
         let inner = e.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref());
-        if e.is::<rustls::Error>() || inner.is_some_and(|e| e.is::<rustls::Error>()) {
+        if e.is::<rustls::Error>()
+            || inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+        {
             return true;
         }
         cause = e.source();

@@ -447,23 +447,23 @@ impl Operations {
         let link = self.relink(by, tenant, valid_for).await?;
         let service = messenger.and_then(|m| m.service_name.clone());
         let service = service.unwrap_or_else(|| "Presence Bridge".into());
-        let mut text = format!(
+        let told = |what: &str, is: &str| match is {
+            "" => String::new(),
+            is => format!("{what}: {is}\n"),
+        };
+        let text = format!(
             "Hello,\n\nthrough {service}, your telephone system shows who is free in Microsoft Teams. With this link you see how that \
-             connection is doing, and can authorize it again:\n\n{}\n\n",
-            link.url.expose()
-        );
-        if !health.cause.is_empty() {
-            text.push_str(&format!("What is the matter: {}\n", health.cause));
-        }
-        if !health.remedy.is_empty() {
-            text.push_str(&format!("What to do: {}\n", health.remedy));
-        }
-        text.push_str(&format!(
-            "\nThe link is good until {}. Whoever has it can use it, so please pass it on only to whom it concerns.\n",
+             connection is doing, and can authorize it again:\n\n{}\n\n{}{}\nThe link is good until {}. Whoever has it can use it, so please \
+             pass it on only to whom it concerns.\n",
+            link.url.expose(),
+            told("What is the matter", &health.cause),
+            told("What to do", &health.remedy),
             link.until
-        ));
+        );
         let subject = format!("{service}: your connection to Microsoft Teams");
-        mailer.send(&[to.clone()], &subject, &text).await?;
+        mailer
+            .send(std::slice::from_ref(&to), &subject, &text)
+            .await?;
         let deed = Deed {
             by,
             action: Action::LinkSent,

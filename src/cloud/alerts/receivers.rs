@@ -1,5 +1,6 @@
 //! Who is told about alerts: webhooks and mailboxes, and how each is told.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -65,11 +66,12 @@ impl Signer {
         let mut signed = format!("{id}.{at}.").into_bytes();
         signed.extend_from_slice(body);
         let standard = hmac::sign(&self.standard, &signed);
-        let hub: String = hmac::sign(&self.body, body)
-            .as_ref()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let hub = hmac::sign(&self.body, body);
+        let hub = hub.as_ref().iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
         [
             ("webhook-id", id.to_owned()),
             ("webhook-timestamp", at.to_string()),
@@ -90,7 +92,7 @@ enum Way {
         signer: Signer,
     },
     Mail {
-        mailer: Mailer,
+        mailer: Box<Mailer>,
         to: Vec<lettre::message::Mailbox>,
     },
 }
@@ -134,7 +136,10 @@ impl Receiver {
     ) -> Self {
         Self {
             addressee: Addressee { name, least },
-            way: Way::Mail { mailer, to },
+            way: Way::Mail {
+                mailer: Box::new(mailer),
+                to,
+            },
             pages,
         }
     }
@@ -230,17 +235,18 @@ impl Receiver {
             let a = &m.alert;
             text.push_str(&headline(m));
             text.push_str("\n\n");
-            text.push_str(&format!("{}\n", a.cause));
+            let _ = writeln!(text, "{}", a.cause);
             if m.event == Event::Closed {
                 let closed = a.closed_at.unwrap_or(m.made_at);
-                text.push_str(&format!(
-                    "It began at {} and was over at {closed}.\n",
+                let _ = writeln!(
+                    text,
+                    "It began at {} and was over at {closed}.",
                     a.raised_at
-                ));
+                );
             } else {
-                text.push_str(&format!("Since: {}\nWhat to do: {}\n", a.raised_at, a.cure));
+                let _ = write!(text, "Since: {}\nWhat to do: {}\n", a.raised_at, a.cure);
             }
-            text.push_str(&format!("{}\n\n", self.address(a)));
+            let _ = write!(text, "{}\n\n", self.address(a));
         }
         text.push_str(
             "-- \nPresence Bridge. What each alert means: docs/operations.md, chapter Alerts.\n",

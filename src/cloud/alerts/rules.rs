@@ -4,6 +4,7 @@
 //! Two rules above all rules: nothing is said to be over because it is not known, and what all tenants have in common is told once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::cloud::store::RefreshFacts;
@@ -472,7 +473,8 @@ fn sentence(cause: &Cause, otherwise: &str) -> String {
         ("correlation id", &cause.correlation_id),
     ] {
         if !is.is_empty() {
-            text.push_str(&format!(" ({what}: {is})"));
+            // Writing to a string does not fail.
+            let _ = write!(text, " ({what}: {is})");
         }
     }
     text
