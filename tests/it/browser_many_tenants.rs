@@ -51,10 +51,21 @@ async fn many(stage: &Stage) -> Vec<Watcher> {
     let by = Actor::Operator("olga".into());
     let mut watchers = Vec::new();
     for (n, tenant) in tenants.iter().enumerate() {
+        if matches!(fate(n), "failing" | "throttled" | "watched" | "withdrawn") {
+            watchers.push(stage.watching_all(tenant, &format!("Suite {n:03}")).await);
+        }
+    }
+    for watcher in &watchers {
+        watcher.until_all_fresh().await;
+    }
+    for (n, tenant) in tenants.iter().enumerate() {
         let id = tenant.id();
         let scope = Scope::TenantEndpoint(id, Endpoint::Presence);
         match fate(n) {
-            "withdrawn" => tenant.withdraw_consent(stage.client_id()),
+            "withdrawn" => {
+                tenant.withdraw_consent(stage.client_id());
+                stage.microsoft.set_fault(Fault::Forbidden, scope, None);
+            }
             "revoked" => assert!(tenant.revoke_sessions(&upns(tenant)[0])),
             "paused" => operations.pause(&by, id).await.unwrap(),
             "failing" => stage.microsoft.set_fault(Fault::ServerError, scope, None),
@@ -63,15 +74,10 @@ async fn many(stage: &Stage) -> Vec<Watcher> {
                 stage.microsoft.set_fault(fault, scope, None);
             }
             "gone" => {
-                let name = format!("customer-{n:03}.example");
                 let row = operations.store().tenant(id).await.unwrap().unwrap();
-                assert!(row.name == name || row.name == format!("Customer {n:03}"));
                 operations.offboard(&by, id, &row.name).await.unwrap();
             }
             _ => {}
-        }
-        if matches!(fate(n), "failing" | "throttled" | "watched") {
-            watchers.push(stage.watching_all(tenant, &format!("Suite {n:03}")).await);
         }
     }
     watchers
@@ -89,7 +95,7 @@ fn settings() -> WorldSettings {
     let mut settings = quick();
     settings.interval = Duration::from_secs(1);
     settings.operators_password = Some(Secret::new(PASSWORD));
-    settings.microsoft.switches.expires_in = Some(90);
+    settings.microsoft.switches.expires_in = Some(45);
     let keys = [
         "confirm_refusal_after = \"1s\"",
         "probe_refused_every = \"30s\"",
@@ -110,7 +116,7 @@ async fn five_hundred_tenants_are_seen_at_one_glance() {
         let health = health_of_all(&stage);
         let of = |state: &str| health.get(state).copied().unwrap_or_default();
         if of("needs administrator") >= 20
-            && of("needs re-authorization") >= 20
+            && of("needs re-authorization") >= 10
             && of("degraded") >= 40
         {
             eprintln!("after {:.0?}: {health:?}", begun.elapsed());
@@ -147,7 +153,7 @@ async fn five_hundred_tenants_are_seen_at_one_glance() {
     let shown = browser.count("tbody tr").await;
     assert!((50..TENANTS).contains(&shown), "{shown} of {TENANTS}");
 
-    browser.type_into("#q", "customer 19").await;
+    browser.type_into("#q", "customer-19").await;
     browser.press("Show").await;
     browser.wait_for_url("q=").await;
     assert_eq!(browser.count("tbody tr").await, 10);
