@@ -51,7 +51,10 @@ async fn many(stage: &Stage) -> Vec<Watcher> {
     let by = Actor::Operator("olga".into());
     let mut watchers = Vec::new();
     for (n, tenant) in tenants.iter().enumerate() {
-        if matches!(fate(n), "failing" | "throttled" | "watched" | "withdrawn") {
+        if matches!(
+            fate(n),
+            "failing" | "throttled" | "watched" | "withdrawn" | "revoked"
+        ) {
             watchers.push(stage.watching_all(tenant, &format!("Suite {n:03}")).await);
         }
     }
@@ -66,7 +69,10 @@ async fn many(stage: &Stage) -> Vec<Watcher> {
                 tenant.withdraw_consent(stage.client_id());
                 stage.microsoft.set_fault(Fault::Forbidden, scope, None);
             }
-            "revoked" => assert!(tenant.revoke_sessions(&upns(tenant)[0])),
+            "revoked" => {
+                assert!(tenant.revoke_sessions(&upns(tenant)[0]));
+                stage.microsoft.set_fault(Fault::TokenExpired, scope, None);
+            }
             "paused" => operations.pause(&by, id).await.unwrap(),
             "failing" => stage.microsoft.set_fault(Fault::ServerError, scope, None),
             "throttled" => {
@@ -93,9 +99,8 @@ fn health_of_all(stage: &Stage) -> BTreeMap<&'static str, usize> {
 
 fn settings() -> WorldSettings {
     let mut settings = quick();
-    settings.interval = Duration::from_secs(1);
+    settings.interval = Duration::from_secs(2);
     settings.operators_password = Some(Secret::new(PASSWORD));
-    settings.microsoft.switches.expires_in = Some(45);
     let keys = [
         "confirm_refusal_after = \"1s\"",
         "probe_refused_every = \"30s\"",
@@ -110,7 +115,6 @@ fn settings() -> WorldSettings {
 async fn five_hundred_tenants_are_seen_at_one_glance() {
     let stage = Stage::new(settings()).await;
     let _watchers = many(&stage).await;
-    // Refusals show as tokens come to their end.
     let begun = Instant::now();
     loop {
         let health = health_of_all(&stage);
@@ -144,6 +148,8 @@ async fn five_hundred_tenants_are_seen_at_one_glance() {
     let browser = Browser::start().await;
     sign_in(&browser, &stage).await;
     // Who needs somebody stands first.
+    assert_eq!(browser.count(".alerts > li").await, 5);
+    assert_eq!(browser.count(".alerts .tag.critical").await, 5);
     let first = browser
         .evaluate("document.querySelector('tbody tr').innerText")
         .await;
