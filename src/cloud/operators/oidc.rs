@@ -532,3 +532,82 @@ pub fn technical(word: &str) -> &str {
         "something else"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn issuer() -> Issuer {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let oidc = OidcConfig {
+            issuer: "https://login.example".into(),
+            issuer_url: url("https://login.example"),
+            client_id: "us".into(),
+            client_secret_file: None,
+            extra_roots: None,
+            scopes: Vec::new(),
+            role_claim: "groups".into(),
+            operators: vec!["ops".into()],
+            viewers: Vec::new(),
+        };
+        let operators = OperatorsConfig {
+            listen: ([127, 0, 0, 1], 8444).into(),
+            public_url: url("https://presence.example"),
+            tls: None,
+            behind_proxy: false,
+            password_file: None,
+            oidc: Some(oidc),
+        };
+        Issuer::new(&operators).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_sign_in_comes_back_once_and_in_time() {
+        let issuer = issuer();
+        let begin = || {
+            let begun = Begun {
+                secret: Secret::new(random_token()),
+                at: NOW,
+            };
+            (begun.state(), issuer.cookie(&begun))
+        };
+        let (state, cookie) = begin();
+        let returned = |state: &Secret, cookie: &Secret, after: Duration| {
+            issuer
+                .returned(cookie.expose(), state.expose(), NOW.plus(after))
+                .is_some()
+        };
+        assert!(!returned(&state, &cookie, SIGN_IN_LIFE));
+        let (another, _) = begin();
+        assert!(!returned(&another, &cookie, Duration::ZERO));
+        assert!(returned(&state, &cookie, Duration::from_secs(599)));
+        assert!(!returned(&state, &cookie, Duration::from_secs(599)));
+        for odd in ["", ".", "..", "a.b.c"] {
+            assert!(!returned(&state, &Secret::new(odd), Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn another_configuration_ends_sessions() {
+        let one = issuer();
+        let mut others = vec![issuer(), issuer(), issuer(), issuer()];
+        others[0].config.issuer.push('/');
+        others[1].config.client_id.push('2');
+        others[2].config.operators.clear();
+        others[3].config.viewers = vec!["helpdesk".into()];
+        for other in &others {
+            assert_ne!(one.proof(), other.proof());
+        }
+        assert_eq!(one.proof(), issuer().proof());
+    }
+
+    #[test]
+    fn only_words_of_the_protocol_are_passed_on() {
+        assert_eq!(technical("access_denied"), "access_denied");
+        for odd in ["", "Call 0900", "<b>", &"x".repeat(41)] {
+            assert_eq!(technical(odd), "something else");
+        }
+    }
+}
