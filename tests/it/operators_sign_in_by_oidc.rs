@@ -2,6 +2,7 @@
 
 use presence_bridge::cloud::store::AuditEntry;
 
+use crate::probes_tell_the_truth::until_ready;
 use crate::support::browser::Browser;
 use crate::support::issuer::{Issuer, PASSWORD, stage_at};
 use crate::support::receivers::free_port;
@@ -177,7 +178,7 @@ async fn a_sign_in_is_good_once_in_its_browser_only() {
 async fn an_issuer_that_is_down_stops_nothing_but_signing_in() {
     let stage = stage_at(&format!("http://127.0.0.1:{}", free_port())).await;
     let visitor = Visitor::at(stage.operators_url());
-    assert_eq!(visitor.get("/readyz").await.status, 200);
+    until_ready(&stage, 200, "ok", ("tenants", "ok")).await;
     assert_eq!(visitor.get("/sign-in").await.status, 200);
     let page = visitor.get("/sign-in/issuer").await;
     assert_eq!(page.status, 503);

@@ -352,8 +352,18 @@ impl Issuer {
 
     /// Whether the issuer answers as it must, for who looks after the configuration.
     pub async fn look(&self, now: Timestamp) -> Result<(), OidcError> {
+        self.secret().await?;
         let found = self.found(now).await?;
         self.fetch_keys(&found, now).await
+    }
+
+    /// Our secret there, if we have one. Read anew each time, so that it can be replaced while we serve.
+    async fn secret(&self) -> Result<Option<Secret>, ReadSecretError> {
+        let Some(path) = self.config.client_secret_file.clone() else {
+            return Ok(None);
+        };
+        let read = tokio::task::spawn_blocking(move || read_secret_file(&path)).await;
+        read.expect("reading a file does not panic").map(Some)
     }
 
     /// Begins a sign-in: where to send the browser, and the cookie it is known by when it comes back.
@@ -452,10 +462,7 @@ impl Issuer {
             .set_auth_type(description.auth.clone())
             .set_redirect_uri(self.redirect_uri.clone())
             .set_token_uri(TokenUrl::from_url(description.token.clone()));
-        if let Some(path) = self.config.client_secret_file.clone() {
-            // Read anew each time, so that it can be replaced while we serve.
-            let read = tokio::task::spawn_blocking(move || read_secret_file(&path)).await;
-            let secret = read.expect("reading a file does not panic")?;
+        if let Some(secret) = self.secret().await? {
             client = client.set_client_secret(ClientSecret::new(secret.expose().to_owned()));
         }
         let exchange = Exchange(Arc::clone(&found.transport));

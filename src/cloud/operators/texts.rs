@@ -22,7 +22,7 @@ texts! {
         cancel: "Cancel",
         nothing: "Nothing here.",
         never: "never",
-        footer: "No tokens and no names of people are shown on these pages.",
+        footer: "No tokens and no names of watched people are shown on these pages.",
     }
     /// Signing in.
     sign_in: SignIn {
@@ -31,7 +31,7 @@ texts! {
         password: "Operators' password",
         go: "Sign in",
         wrong: "That is not the password. After a few wrong ones you have to wait, longer each time.",
-        nobody: "Nobody can sign in here yet. Make a password with `presence-cloud operators password` and name its file in the configuration, under [operators] password_file.",
+        nobody: "Nobody can sign in here yet. Make a password with `presence-cloud operators password` and name its file in the configuration, under [operators] password_file; or name an issuer of OpenID Connect under [oidc].",
     }
     /// Signing in at the issuer.
     issuer: Issuer {
