@@ -120,21 +120,22 @@ pub(super) fn alerts(loader: &mut Loader, has_smtp: bool) -> (Limits, Vec<Receiv
         if let Some(Err(problem)) = given.as_deref().map(webhook_url) {
             s.problem("url", problem);
         }
+        let (secret, extra_roots) = (s.required_path("secret_file"), s.path("extra_roots_file"));
         let url = match (given, file) {
             (Some(url), None) => WebhookUrl::Given(Secret::new(url.trim())),
             (None, Some(file)) => WebhookUrl::File(file),
-            _ => {
+            (url, _) => {
                 s.problem(
                     "url",
                     "is needed, or url_file if the address is a secret; not both",
                 );
-                continue;
+                WebhookUrl::Given(Secret::new(url.unwrap_or_default()))
             }
         };
         let way = WayConfig::Webhook {
             url,
-            secret: s.required_path("secret_file"),
-            extra_roots: s.path("extra_roots_file"),
+            secret,
+            extra_roots,
         };
         receivers.push(receiver(&mut s, way));
     }

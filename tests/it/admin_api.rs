@@ -8,7 +8,7 @@ use presence_bridge::simulator::Tenant;
 use serde_json::json;
 
 use crate::operators_sign_in::{guarded, signed_in};
-use crate::support::asker::{self, Asker, problem, proof};
+use crate::support::asker::{self, Asker, problem, proof, proof_at};
 use crate::support::stage::{Stage, quick, until};
 
 /// What was done to a tenant by operators, in order: who, and what.
@@ -119,6 +119,8 @@ async fn a_viewer_sees_everything_and_does_nothing() {
         .collect();
     acts.extend([
         format!("/suites/{suite}/revoke"),
+        format!("/tenants/{id}/send-link"),
+        "/alerts/test".into(),
         "/audit/export".into(),
         "/api-tokens".into(),
     ]);
@@ -265,6 +267,13 @@ async fn the_command_line_is_believed_once_with_a_key_of_the_file_as_it_stands()
     let other = Stage::new(quick()).await;
     assert_eq!(ask(&proof(&other, "root")).await, 401, "of another machine");
     assert_eq!(ask(&format!("{before}A")).await, 401, "changed");
+    let now = stage.cloud().unwrap().operations().now();
+    let minutes = |n| std::time::Duration::from_mins(n);
+    let old = proof_at(&stage, "root", now.minus(minutes(2)));
+    assert_ne!(ask(&old).await, 200, "expired");
+    let early = proof_at(&stage, "root", now.plus(minutes(2)));
+    assert_ne!(ask(&early).await, 200, "not yet good");
+    assert_eq!(ask(&proof(&stage, "root")).await, 200, "and a right one is");
 }
 
 #[tokio::test]

@@ -170,6 +170,12 @@ async fn every_answer_of_a_running_service_is_of_its_described_form() {
         ("get", "/suites", ""),
         ("post", "/suites/{suite}/revoke", ""),
         ("get", "/alerts", ""),
+        ("post", "/alerts/test", ""),
+        (
+            "post",
+            "/tenants/{tenant}/send-link",
+            r#"{"email":"it@customer.example"}"#,
+        ),
         ("get", "/audit", ""),
         ("post", "/audit/export", ""),
         ("get", "/credentials", ""),

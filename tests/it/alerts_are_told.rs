@@ -142,8 +142,8 @@ impl Story {
     /// The newest message about a kind.
     fn newest(&self, kind: &str) -> Value {
         let all = self.hook.taken().into_iter();
-        let of_kind = all.filter(|message| message["data"]["kind"] == kind);
-        of_kind.last().unwrap()["data"].clone()
+        let mut of_kind = all.filter(|message| message["data"]["kind"] == kind);
+        of_kind.next_back().unwrap()["data"].clone()
     }
 
     /// Each alert has been in the mail as well, if it is serious enough.

@@ -6,14 +6,14 @@ use crate::operators_sign_in::{PASSWORD, guarded};
 use crate::support::browser::Browser;
 use crate::support::stage::{Stage, upns};
 
-async fn sign_in(browser: &Browser, stage: &Stage) {
+pub async fn sign_in(browser: &Browser, stage: &Stage) {
     browser.goto(stage.operators_url()).await;
     browser.type_into("#password", PASSWORD).await;
     browser.press("Sign in").await;
     browser.wait_for(".grid").await;
 }
 
-async fn pictures(browser: &Browser, name: &str) {
+pub async fn pictures(browser: &Browser, name: &str) {
     for dark in [false, true] {
         browser.dark(dark).await;
         browser.desktop().await;

@@ -6,8 +6,9 @@ use presence_bridge::cloud::store::Role;
 use presence_bridge::simulator::Tenant;
 use presence_bridge::world::WorldSettings;
 
-use crate::support::asker::token;
+use crate::support::asker::{Asker, problem, token};
 use crate::support::program::{Told, operator, told};
+use crate::support::receivers::MailServer;
 use crate::support::stage::{Stage, quick, until};
 
 async fn run(stage: &Stage, arguments: &[&str]) -> Told {
@@ -181,7 +182,8 @@ async fn without_a_service_the_database_answers_and_it_is_said() {
     let list = run(&stage, &["tenant", "list"]).await;
     assert_eq!(list.code, 0);
     assert!(list.err.contains("nothing listens at"), "{list:?}");
-    assert!(list.out.contains("alpha.example") && !list.out.contains("READ EVERY"));
+    assert!(line(&list, "alpha.example").starts_with("alpha.example not served "));
+    assert!(!list.out.contains("READ EVERY"));
     let paused = run(&stage, &["tenant", "pause", "alpha", "--json"]).await;
     assert_eq!(paused.json()["status"], "suspended");
     assert_eq!(deeds(&stage, Some(&tenant)).await, [by("tenant.paused")]);
@@ -366,4 +368,44 @@ async fn a_listener_with_a_certificate_of_its_own_is_trusted_by_that_and_no_othe
     assert!(refused.err.contains("certificate"), "{refused:?}");
     let trusted = run(&stage, &["tenant", "list", "--ca-file", &ours]).await;
     assert_eq!(trusted.code, 0, "{trusted:?}");
+}
+
+#[tokio::test]
+async fn a_link_that_is_sent_by_mail_is_not_told_and_its_address_is_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mail = MailServer::start(folder.path(), None);
+    let smtp = format!(
+        "host = \"127.0.0.1\"\nport = {}\nsecurity = \"none\"\nfrom = \"Presence <presence@cloud.example>\"",
+        mail.port
+    );
+    let stage = Stage::new(WorldSettings {
+        cloud_keys: vec![("smtp", smtp)],
+        ..quick()
+    })
+    .await;
+    let tenant = stage.tenant("alpha.example", 1).await;
+    let to = [
+        "tenant",
+        "relink",
+        "alpha",
+        "--email",
+        "adele@customer.example",
+    ];
+    let sent = run(&stage, &to).await;
+    assert!(
+        sent.out.starts_with("A link to the status page"),
+        "{sent:?}"
+    );
+    assert!(!sent.out.contains("/s/"), "{sent:?}");
+    until("the mail is there", || mail.taken().len() == 1).await;
+    let asker = Asker::of(&stage, Role::Operator).await;
+    let path = format!("/tenants/{}/send-link", tenant.id());
+    let nonsense = asker.post(&path, r#"{"email":"adele"}"#).await;
+    assert_eq!(problem(&nonsense, 400), "bad-address");
+    assert_eq!(
+        deeds(&stage, Some(&tenant)).await,
+        [by("link.made"), by("link.sent")]
+    );
+    let log = run(&stage, &["audit", "--export"]).await;
+    assert!(log.out.contains("customer.example") && !log.out.contains("adele"));
 }

@@ -16,6 +16,7 @@ mod alerts_are_told;
 mod an_issuer_lies;
 mod backup_restores;
 mod browser_harness;
+mod browser_many_tenants;
 mod browser_onboarding;
 mod browser_operators;
 mod browser_outcomes;

@@ -89,7 +89,7 @@ enum Way {
         transport: Arc<dyn HttpTransport>,
         /// May hold a secret in its path or query: never shown.
         url: Secret,
-        signer: Signer,
+        signer: Box<Signer>,
     },
     Mail {
         mailer: Box<Mailer>,
@@ -120,7 +120,7 @@ impl Receiver {
             way: Way::Webhook {
                 transport,
                 url,
-                signer: Signer::new(secret),
+                signer: Box::new(Signer::new(secret)),
             },
             pages,
         }

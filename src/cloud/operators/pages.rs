@@ -28,6 +28,9 @@ use crate::secret::sha256;
 /// Rows of the overview unless all are asked for: as many as one scrolls through.
 const ROWS: usize = 100;
 
+/// Open alerts on the overview, the worst first: more would push the tenants out of sight.
+const WORST_ALERTS: usize = 5;
+
 /// Entries of the audit log on a page.
 const ENTRIES: u32 = 100;
 
@@ -273,6 +276,7 @@ struct OverviewPage {
     found: usize,
     show_all: Option<String>,
     alerts: Vec<AlertLine>,
+    open_alerts: usize,
     credentials: Vec<CredentialLine>,
     version: String,
 }
@@ -383,9 +387,12 @@ fn overview_page(
     if more {
         seen.tenants.truncate(ROWS);
     }
+    let open_alerts = seen.alerts.len();
+    seen.alerts.truncate(WORST_ALERTS);
     OverviewPage {
         t,
         now: clock(seen.at),
+        open_alerts,
         chips,
         all_href: wish.with(&[("health", "")]),
         columns,

@@ -67,6 +67,7 @@ texts! {
     overview: Overview {
         title: "Overview",
         alerts: "Open alerts",
+        alerts_all: "All {} open alerts",
         cure: "What to do",
         credentials: "Our own credentials",
         ends: "ends",

@@ -164,7 +164,7 @@ impl Store {
         .collect()
     }
 
-    /// Alerts, open ones first, then newest first: of one tenant or of all.
+    /// Alerts: open ones first, the worst of them first, then newest first. Of one tenant or of all.
     pub async fn alerts(
         &self,
         tenant: Option<TenantId>,
@@ -175,7 +175,9 @@ impl Store {
         sqlx::query(
             "SELECT a.*, t.name FROM alerts a LEFT JOIN tenants t USING (tenant_id)
              WHERE ($1 IS NULL OR a.tenant_id = $1) AND (a.closed_at IS NULL OR NOT $2)
-             ORDER BY a.closed_at IS NOT NULL, a.raised_at DESC, a.alert_id LIMIT $3",
+             ORDER BY a.closed_at IS NOT NULL,
+                CASE WHEN a.closed_at IS NOT NULL THEN 0 WHEN a.severity = 'critical' THEN 1 WHEN a.severity = 'warning' THEN 2 ELSE 3 END,
+                a.raised_at DESC, a.alert_id LIMIT $3",
         )
         .bind(tenant.map(|t| t.to_string()))
         .bind(open_only)

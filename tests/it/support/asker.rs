@@ -3,6 +3,7 @@
 use http::Method;
 use presence_bridge::cloud::operators::api::local;
 use presence_bridge::cloud::store::{Actor, Role};
+use presence_bridge::model::Timestamp;
 use presence_bridge::secret::KeyRing;
 use presence_bridge::world::World;
 use serde_json::Value;
@@ -76,9 +77,13 @@ pub async fn token(stage: &Stage, role: Role) -> String {
 
 /// What the command line sends, now.
 pub fn proof(stage: &Stage, actor: &str) -> String {
+    proof_at(stage, actor, stage.cloud().unwrap().operations().now())
+}
+
+/// What it would have sent then.
+pub fn proof_at(stage: &Stage, actor: &str, at: Timestamp) -> String {
     let keys = KeyRing::read(&stage.folder().join("key")).unwrap();
-    let now = stage.cloud().unwrap().operations().now();
-    local::prove(&keys, actor, now).unwrap().expose().to_owned()
+    local::prove(&keys, actor, at).unwrap().expose().to_owned()
 }
 
 pub fn json(page: &Page) -> Value {

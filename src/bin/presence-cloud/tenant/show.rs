@@ -29,6 +29,14 @@ fn covered(live: &Live) -> String {
     }
 }
 
+/// The state of the connection. Without a running service nobody knows it.
+fn health(line: &TenantLine) -> &str {
+    if line.live.is_none() && line.status == "active" {
+        return "not served";
+    }
+    &line.health.state
+}
+
 fn suites(line: &TenantLine) -> String {
     match &line.live {
         Some(_) => format!("{} / {}", line.suites_connected, line.suites),
@@ -49,7 +57,7 @@ pub fn list(found: &Tenants) {
         .map(|t| {
             vec![
                 t.name.clone(),
-                t.health.state.clone(),
+                health(t).into(),
                 ago(t.health.since, found.at),
                 of(covered, t),
                 of(cadence, t),
@@ -105,7 +113,7 @@ pub fn one(d: &TenantDetail) {
         ("Organisation", line.name.clone()),
         ("Id", line.id.to_string()),
         ("Domain", d.domain.clone().unwrap_or_default()),
-        ("Health", format!("{}{since}", health.state)),
+        ("Health", format!("{}{since}", self::health(line))),
         ("Cause", health.cause.clone()),
         ("To do", health.remedy.clone()),
         ("Microsoft's code", health.code.clone()),

@@ -165,7 +165,7 @@ impl Problem {
             Self::BadId(what) => (400, "bad-id", "That is no id", format!("{what}.")),
             Self::Refused(e) => {
                 let (status, code, title) = refused(&e);
-                let mut detail = e.to_string();
+                let mut detail = chain(&e);
                 if let Some(first) = detail.get_mut(0..1) {
                     first.make_ascii_uppercase();
                 }
