@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::JoinSet;
 use url::Url;
 
 use crate::support::issuer::stage_at;
@@ -130,7 +130,7 @@ async fn token(State(liar): State<Arc<Liar>>, Form(form): Form<Vec<(String, Stri
 }
 
 /// The issuer, and a stage whose operators sign in there.
-async fn at_the_liars(ways: Ways) -> (Arc<Liar>, Stage, AbortOnDropHandle<()>) {
+async fn at_the_liars(ways: Ways) -> (Arc<Liar>, Stage, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let stage = stage_at(&origin).await;
@@ -151,11 +151,9 @@ async fn at_the_liars(ways: Ways) -> (Arc<Liar>, Stage, AbortOnDropHandle<()>) {
         .route("/token", post(token))
         .with_state(Arc::clone(&liar));
     let serve = async move { axum::serve(listener, router).await.unwrap() };
-    (
-        liar,
-        stage,
-        AbortOnDropHandle::new(tokio::task::spawn(serve)),
-    )
+    let mut serving = JoinSet::new();
+    serving.spawn(serve);
+    (liar, stage, serving)
 }
 
 /// Begins a sign-in: what would come back from it.
@@ -204,9 +202,115 @@ async fn once(liar: &Liar, stage: &Stage) -> Page {
     page
 }
 
-fn set(name: &'static str, value: Value) -> Option<Change> {
-    Some(Box::new(move |all| all[name] = value.clone()))
+fn set(name: &'static str, value: Value) -> Change {
+    Box::new(move |all| all[name] = value.clone())
 }
+
+fn document_with(name: &'static str, value: Value) -> Ways {
+    Ways {
+        document: Some(set(name, value)),
+        ..Ways::default()
+    }
+}
+
+fn head_with(name: &'static str, value: Value) -> Ways {
+    Ways {
+        head: Some(set(name, value)),
+        ..Ways::default()
+    }
+}
+
+fn claim_with(name: &'static str, value: Value) -> Ways {
+    Ways {
+        claims: Some(set(name, value)),
+        ..Ways::default()
+    }
+}
+
+fn token_answer(answer: fn() -> Response) -> Ways {
+    Ways {
+        token: Some(answer),
+        ..Ways::default()
+    }
+}
+
+fn keys_answer(answer: fn() -> Response) -> Ways {
+    Ways {
+        keys: Some(answer),
+        ..Ways::default()
+    }
+}
+
+/// A way to lie, at this time.
+type Case = (&'static str, fn(i64) -> Ways);
+
+const HOUR: i64 = 3600;
+
+/// HMAC with the public key as the secret, as careless verifiers take it.
+fn hs256(liar: &Liar, message: &str) -> String {
+    let public = liar.pair.public_key();
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, public.as_ref());
+    B64.encode(aws_lc_rs::hmac::sign(&key, message.as_bytes()))
+}
+
+fn refusal() -> Response {
+    let error = json!({"error": "invalid_grant", "error_description": "secret-words"});
+    (http::StatusCode::BAD_REQUEST, error.to_string()).into_response()
+}
+
+const FORGED: &[Case] = &[
+    ("another nonce", |_| claim_with("nonce", json!("another"))),
+    ("no nonce", |_| claim_with("nonce", Value::Null)),
+    ("alg none", |_| Ways {
+        sign: Some(|_, _| String::new()),
+        ..head_with("alg", json!("none"))
+    }),
+    ("HS256 with the public key", |_| Ways {
+        sign: Some(hs256),
+        ..head_with("alg", json!("HS256"))
+    }),
+    ("another application", |_| claim_with("aud", json!("them"))),
+    ("for several", |_| {
+        claim_with("aud", json!(["presence", "them"]))
+    }),
+    ("given to another", |_| claim_with("azp", json!("them"))),
+    ("another issuer", |_| {
+        claim_with("iss", json!("https://evil.example"))
+    }),
+    ("expired", |now| claim_with("exp", json!(now - HOUR))),
+    ("issued long ago", |now| {
+        claim_with("iat", json!(now - HOUR))
+    }),
+    ("issued tomorrow", |now| {
+        claim_with("iat", json!(now + 24 * HOUR))
+    }),
+    ("signed by another key", |_| Ways {
+        sign: Some(|liar, message| rsa(&liar.other, message)),
+        ..Ways::default()
+    }),
+    ("a key that is not published", |_| {
+        head_with("kid", json!("k3"))
+    }),
+    ("a key brought along", |_| Ways {
+        head: Some(Box::new(|head| {
+            head["kid"] = json!("k3");
+            head["jku"] = json!("http://127.0.0.1/keys");
+        })),
+        ..Ways::default()
+    }),
+    ("no token", |_| {
+        token_answer(|| {
+            json!({"access_token": "at", "token_type": "Bearer"})
+                .to_string()
+                .into_response()
+        })
+    }),
+    ("no JSON", |_| token_answer(|| "hello".into_response())),
+    ("a refusal", |_| token_answer(refusal)),
+    ("a redirect", |_| {
+        token_answer(|| axum::response::Redirect::temporary("http://127.0.0.1:1/").into_response())
+    }),
+];
 
 #[tokio::test]
 async fn a_good_issuer_is_believed() {
@@ -222,164 +326,9 @@ async fn a_good_issuer_is_believed() {
 
 #[tokio::test]
 async fn tokens_that_prove_nothing_let_nobody_in() {
-    /// HMAC with the public key as the secret, as careless verifiers take it.
-    fn hs256(liar: &Liar, message: &str) -> String {
-        let key = aws_lc_rs::hmac::Key::new(
-            aws_lc_rs::hmac::HMAC_SHA256,
-            liar.pair.public_key().as_ref(),
-        );
-        B64.encode(aws_lc_rs::hmac::sign(&key, message.as_bytes()))
-    }
-    let hour: i64 = 3600;
-    let cases: Vec<(&str, Box<dyn Fn(i64) -> Ways>)> = vec![
-        (
-            "another nonce",
-            Box::new(|_| Ways {
-                claims: set("nonce", json!("another")),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "no nonce",
-            Box::new(|_| Ways {
-                claims: set("nonce", Value::Null),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "alg none",
-            Box::new(|_| Ways {
-                head: set("alg", json!("none")),
-                sign: Some(|_, _| String::new()),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "HS256 with the public key",
-            Box::new(|_| Ways {
-                head: set("alg", json!("HS256")),
-                sign: Some(hs256),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "another application",
-            Box::new(|_| Ways {
-                claims: set("aud", json!("them")),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "for several, for nobody in particular",
-            Box::new(|_| Ways {
-                claims: set("aud", json!(["presence", "them"])),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "given to another",
-            Box::new(|_| Ways {
-                claims: set("azp", json!("them")),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "another issuer",
-            Box::new(|_| Ways {
-                claims: set("iss", json!("https://evil.example")),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "expired",
-            Box::new(move |now| Ways {
-                claims: set("exp", json!(now - hour)),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "issued long ago",
-            Box::new(move |now| Ways {
-                claims: set("iat", json!(now - hour)),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "issued tomorrow",
-            Box::new(move |now| Ways {
-                claims: set("iat", json!(now + 24 * hour)),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "signed by another key",
-            Box::new(|_| Ways {
-                sign: Some(|liar, message| rsa(&liar.other, message)),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "a key that is not published",
-            Box::new(|_| Ways {
-                head: set("kid", json!("k3")),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "a key brought along",
-            Box::new(|_| Ways {
-                head: Some(Box::new(|head| {
-                    head["kid"] = json!("k3");
-                    head["jku"] = json!("http://127.0.0.1/keys");
-                })),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "no token",
-            Box::new(|_| Ways {
-                token: Some(|| {
-                    json!({"access_token": "at", "token_type": "Bearer"})
-                        .to_string()
-                        .into_response()
-                }),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "no JSON",
-            Box::new(|_| Ways {
-                token: Some(|| "hello".into_response()),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "a refusal",
-            Box::new(|_| Ways {
-                token: Some(|| {
-                    (
-                        http::StatusCode::BAD_REQUEST,
-                        json!({"error": "invalid_grant", "error_description": "secret-words"})
-                            .to_string(),
-                    )
-                        .into_response()
-                }),
-                ..Ways::default()
-            }),
-        ),
-        (
-            "a redirect",
-            Box::new(|_| Ways {
-                token: Some(|| {
-                    axum::response::Redirect::temporary("http://127.0.0.1:1/").into_response()
-                }),
-                ..Ways::default()
-            }),
-        ),
-    ];
     let (liar, stage, _serving) = at_the_liars(Ways::default()).await;
     let mut waits = 0;
-    for (what, ways) in cases {
+    for (what, ways) in FORGED {
         *liar.ways.lock().unwrap() = ways(liar.now);
         let asked = liar.tokens_asked.load(Ordering::Relaxed);
         let page = once(&liar, &stage).await;
@@ -408,11 +357,7 @@ fn refused(what: &str, page: &Page) {
 
 #[tokio::test]
 async fn keys_that_nobody_publishes_are_not_asked_for_again_and_again() {
-    let (liar, stage, _serving) = at_the_liars(Ways {
-        head: set("kid", json!("k9")),
-        ..Ways::default()
-    })
-    .await;
+    let (liar, stage, _serving) = at_the_liars(head_with("kid", json!("k9"))).await;
     for _ in 0..3 {
         assert_eq!(once(&liar, &stage).await.status, 403);
     }
@@ -429,26 +374,18 @@ async fn answers_without_end_are_cut_off() {
             futures_util::stream::repeat_with(move || Ok::<_, std::io::Error>(chunk.clone()));
         Body::from_stream(chunks).into_response()
     }
-    let cases: [(&str, fn() -> Ways); 4] = [
-        ("an endless answer with tokens", || Ways {
-            token: Some(endless),
-            ..Ways::default()
+    let cases: [Case; 4] = [
+        ("an endless answer with tokens", |_| token_answer(endless)),
+        ("endless keys", |_| keys_answer(endless)),
+        ("keys elsewhere", |_| {
+            keys_answer(|| axum::response::Redirect::temporary("/more-keys").into_response())
         }),
-        ("endless keys", || Ways {
-            keys: Some(endless),
-            ..Ways::default()
-        }),
-        ("keys elsewhere", || Ways {
-            keys: Some(|| axum::response::Redirect::temporary("/more-keys").into_response()),
-            ..Ways::default()
-        }),
-        ("no keys", || Ways {
-            keys: Some(|| "{\"keys\": []}".into_response()),
-            ..Ways::default()
+        ("no keys", |_| {
+            keys_answer(|| "{\"keys\": []}".into_response())
         }),
     ];
     for (what, ways) in cases {
-        let (liar, stage, _serving) = at_the_liars(ways()).await;
+        let (liar, stage, _serving) = at_the_liars(ways(0)).await;
         let page = once(&liar, &stage).await;
         assert_eq!(page.status, 503, "{what}: {}", page.body);
         assert!(page.body.contains("cannot be used just now"), "{what}");
@@ -463,39 +400,32 @@ async fn an_issuer_that_says_nothing_is_waited_for_only_so_long() {
         >())
         .into_response()
     }
-    let (liar, stage, _serving) = at_the_liars(Ways {
-        token: Some(silent),
-        ..Ways::default()
-    })
-    .await;
+    let (liar, stage, _serving) = at_the_liars(token_answer(silent)).await;
     assert_eq!(once(&liar, &stage).await.status, 503);
 }
 
 #[tokio::test]
 async fn a_description_that_does_not_fit_is_not_used() {
-    for (what, change) in [
+    let elsewhere = json!("http://192.0.2.1/token");
+    for (what, ways) in [
         (
             "another issuer",
-            set("issuer", json!("https://evil.example")),
+            document_with("issuer", json!("https://evil.example")),
         ),
         (
             "an address without TLS",
-            set("token_endpoint", json!("http://192.0.2.1/token")),
+            document_with("token_endpoint", elsewhere),
         ),
         (
             "a script",
-            set("authorization_endpoint", json!("javascript:alert(1)")),
+            document_with("authorization_endpoint", json!("javascript:alert(1)")),
         ),
         (
             "no PKCE",
-            set("code_challenge_methods_supported", json!(["plain"])),
+            document_with("code_challenge_methods_supported", json!(["plain"])),
         ),
     ] {
-        let (liar, stage, _serving) = at_the_liars(Ways {
-            document: change,
-            ..Ways::default()
-        })
-        .await;
+        let (liar, stage, _serving) = at_the_liars(ways).await;
         let visitor = Visitor::at(stage.operators_url());
         for _ in 0..3 {
             let page = visitor.get("/sign-in/issuer").await;
@@ -511,20 +441,22 @@ async fn a_description_that_does_not_fit_is_not_used() {
 
 #[tokio::test]
 async fn what_comes_back_must_fit_what_was_begun() {
-    let cases: Vec<(&str, &str, fn(&mut Vec<(String, String)>))> = vec![
+    type Brought = Vec<(String, String)>;
+    type Case = (&'static str, &'static str, fn(&mut Brought));
+    let cases: [Case; 6] = [
         ("no state", "is over", |b| b.retain(|(n, _)| n != "state")),
         ("another state", "is over", |b| b[0].1 = "x".repeat(43)),
         ("two states", "is over", |b| {
-            b.push(("state".into(), "x".into()))
+            b.push(("state".into(), "x".into()));
         }),
         ("sent by another issuer", "was not accepted", |b| {
-            b[2].1 = "https://evil.example".into()
+            b[2].1 = "https://evil.example".into();
         }),
         ("sent by nobody", "was not accepted", |b| {
-            b.retain(|(n, _)| n != "iss")
+            b.retain(|(n, _)| n != "iss");
         }),
         ("no code", "was not accepted", |b| {
-            b.retain(|(n, _)| n != "code")
+            b.retain(|(n, _)| n != "code");
         }),
     ];
     for (what, says, change) in cases {

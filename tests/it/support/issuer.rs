@@ -1,5 +1,6 @@
 //! A real issuer of OpenID Connect: canaille, which demands PKCE and a nonce, with three people in three groups.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -28,13 +29,12 @@ pub fn section(issuer: &str) -> String {
 /// A stage whose operators sign in at an issuer at this address, which need not be there.
 pub async fn stage_at(issuer: &str) -> Stage {
     let settings = WorldSettings {
-        cloud_keys: vec![("oidc".into(), section(issuer))],
+        cloud_keys: vec![("oidc", section(issuer))],
         ..quick()
     };
     let stage = Stage::new(settings).await;
     let path = stage.folder().join("issuer-secret");
     std::fs::write(&path, SECRET).unwrap();
-    use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     stage
 }
