@@ -95,7 +95,7 @@ pub enum BuildError {
     Certificate(String, #[source] EntraSetupError),
     /// The operators' password.
     #[error("operators could not sign in")]
-    Operators(#[from] operators::password::PasswordError),
+    Operators(#[from] operators::oidc::OperatorsError),
     /// One who is to be told about alerts.
     #[error("the receiver of alerts \"{0}\" cannot be used: {1}")]
     Receiver(String, String),
@@ -441,13 +441,14 @@ impl Cloud {
             }
             _ => None,
         };
-        Operators::check(&config.operators)?;
+        let issuer = Operators::check(&config.operators)?;
         let (operators_listener, operators_address) = bind(config.operators.listen).await?;
         let operators = Operating {
             operators: Arc::new(Operators {
                 operations,
                 keys,
                 config: config.operators.clone(),
+                issuer,
                 probes: Probes::new(
                     Arc::clone(&exposition),
                     Arc::clone(&pulse),

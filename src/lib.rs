@@ -18,6 +18,7 @@ pub mod microsoft;
 pub mod model;
 pub mod park;
 pub mod secret;
+pub mod signing_keys;
 pub mod simulator;
 pub mod supervise;
 pub mod telemetry;

@@ -6,6 +6,7 @@
 mod act;
 pub mod api;
 mod desk;
+pub mod oidc;
 mod pages;
 pub mod password;
 pub mod probes;
@@ -26,7 +27,8 @@ use super::tokens::chain;
 use super::web::session::{AGE, IDLE};
 use crate::config::cloud::OperatorsConfig;
 use crate::secret::KeyRing;
-use password::{PasswordError, Stored};
+use oidc::{Issuer, OperatorsError};
+use password::Stored;
 use probes::Probes;
 
 /// How often ended sessions are forgotten.
@@ -40,6 +42,8 @@ pub struct Operators {
     pub keys: Arc<KeyRing>,
     /// As configured.
     pub config: OperatorsConfig,
+    /// Where operators sign in, if not with a password.
+    pub issuer: Option<Issuer>,
     /// What machines ask.
     pub probes: Arc<Probes>,
     /// Where requests are counted.
@@ -47,17 +51,13 @@ pub struct Operators {
 }
 
 impl Operators {
-    /// Whether the files it names can be used; they are read again whenever they are needed.
-    pub fn check(config: &OperatorsConfig) -> Result<(), PasswordError> {
-        if config.oidc.is_some() {
-            tracing::warn!(
-                "[oidc] is configured, but this version does not sign operators in at an issuer yet; nobody can sign in to the pages by it"
-            );
+    /// Whether the files it names can be used; they are read again whenever they are needed. The issuer at which operators sign in,
+    /// if there is one: it is not asked yet, and may be down.
+    pub fn check(config: &OperatorsConfig) -> Result<Option<Issuer>, OperatorsError> {
+        if let Some(path) = &config.password_file {
+            Stored::read(path)?;
         }
-        match &config.password_file {
-            Some(path) => Stored::read(path).map(drop),
-            None => Ok(()),
-        }
+        Issuer::new(config)
     }
 
     /// Forgets sessions that have ended, for ever.

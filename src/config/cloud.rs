@@ -94,8 +94,10 @@ pub struct OperatorsConfig {
 /// Operators sign in where an organisation's people sign in: OIDC.
 #[derive(Debug, Clone)]
 pub struct OidcConfig {
-    /// The issuer, exactly as it names itself.
-    pub issuer: Url,
+    /// The issuer, letter by letter as it names itself.
+    pub issuer: String,
+    /// The same as an address.
+    pub issuer_url: Url,
     /// Our client id there.
     pub client_id: String,
     /// Our secret there; `None` for a public client.
@@ -104,7 +106,7 @@ pub struct OidcConfig {
     pub extra_roots: Option<PathBuf>,
     /// Scopes to ask for besides `openid`.
     pub scopes: Vec<String>,
-    /// The claim that holds groups or roles: a text or a list of texts.
+    /// The claim that holds groups or roles: a text or a list of texts. Dots lead into claims inside of claims.
     pub role_claim: String,
     /// Values of that claim that make an operator.
     pub operators: Vec<String>,
@@ -161,7 +163,7 @@ pub struct CloudConfig {
     pub traces: Option<TraceSettings>,
 }
 
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
@@ -307,7 +309,7 @@ fn operators(loader: &mut Loader) -> OperatorsConfig {
     );
     must_be_origin(loader, "operators.public_url", &public_url);
     let mut s = loader.section("oidc");
-    let issuer = s.url("issuer");
+    let issuer = s.url("issuer").zip(s.text("issuer"));
     let client_id = s.text_or("client_id", "");
     let client_secret_file = s.path("client_secret_file");
     let extra_roots = s.path("extra_roots_file");
@@ -321,7 +323,7 @@ fn operators(loader: &mut Loader) -> OperatorsConfig {
             "also needs client_id, and in operators the values of role_claim that make an operator",
         );
     }
-    if let Some(url) = &issuer
+    if let Some((url, _)) = &issuer
         && url.scheme() != "https"
         && !is_loopback(url)
     {
@@ -342,8 +344,9 @@ fn operators(loader: &mut Loader) -> OperatorsConfig {
         tls,
         behind_proxy,
         password_file,
-        oidc: issuer.map(|issuer| OidcConfig {
+        oidc: issuer.map(|(issuer_url, issuer)| OidcConfig {
             issuer,
+            issuer_url,
             client_id,
             client_secret_file,
             extra_roots,

@@ -19,7 +19,7 @@ async fn ask(base: &Url, path: &str) -> Option<(u16, Value)> {
 }
 
 /// Waits for an answer with this status, whose state is this, and that names this check with this state.
-async fn until_ready(world: &World, status: u16, state: &str, check: (&str, &str)) -> Value {
+pub async fn until_ready(world: &World, status: u16, state: &str, check: (&str, &str)) -> Value {
     let mut last = Value::Null;
     for _ in 0..600 {
         if let Some((found, report)) = ask(&world.operators_url(), "/readyz").await {

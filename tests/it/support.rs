@@ -4,6 +4,7 @@ pub mod aadsts_codes;
 pub mod asker;
 pub mod browser;
 pub mod collector;
+pub mod issuer;
 pub mod log;
 pub mod openapi;
 pub mod program;

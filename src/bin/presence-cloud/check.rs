@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud;
+use presence_bridge::cloud::operators::Operators;
 use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
-use presence_bridge::config::cloud::{CloudConfig, TlsFiles};
+use presence_bridge::config::cloud::{CloudConfig, OperatorsConfig, TlsFiles};
 use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
 use presence_bridge::secret::KeyRing;
 
@@ -67,6 +68,7 @@ pub async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::R
         config.poll.interval
     ));
     well &= check_pages(&config).await;
+    well &= check_operators(&config.operators, offline).await;
     let tenants = match &store {
         Some(store) => store.tenants().await?,
         None => Vec::new(),
@@ -157,6 +159,43 @@ async fn check_pages(config: &CloudConfig) -> bool {
         web.redirect_uri()
     ));
     well
+}
+
+/// How operators sign in. An issuer that does not answer is no fault of ours, and may be back when somebody wants to sign in.
+async fn check_operators(config: &OperatorsConfig, offline: bool) -> bool {
+    const WHAT: &str = "the operators' sign-in";
+    let issuer = match Operators::check(config) {
+        Ok(issuer) => issuer,
+        Err(e) => return step(WHAT, &Err(anyhow!(chain(&e)))),
+    };
+    if let Some(path) = &config.password_file {
+        return step(WHAT, &Ok(format!("the password in {}", path.display())));
+    }
+    let Some(issuer) = issuer else {
+        say(&format!(
+            "  note  {WHAT}: nobody signs in to their pages; presence-cloud operators password, or [oidc], changes that"
+        ));
+        return true;
+    };
+    say(&format!(
+        "  note  {WHAT}: register {} at {} as a redirect address",
+        issuer.redirect_uri(),
+        issuer.host()
+    ));
+    if offline {
+        return true;
+    }
+    match issuer.look(Clock::system().now()).await {
+        Ok(()) => say(&format!(
+            "  ok    {WHAT}: {} answers as it must",
+            issuer.host()
+        )),
+        Err(e) => say(&format!(
+            "  WARN  {WHAT}: nobody could sign in just now: {}",
+            chain(&e)
+        )),
+    }
+    true
 }
 
 /// Whether Microsoft lets us in. A service account's refresh token is not spent for a check: there only the tenant is asked for.

@@ -76,6 +76,8 @@ pub enum Failure {
     Refused(String),
     /// Too many tries; wait so long.
     Wait(Duration),
+    /// Nobody was signed in at the issuer, and why not.
+    NotSignedIn(StatusCode, String),
     /// An error of ours.
     Ours(String),
 }
@@ -111,6 +113,7 @@ impl IntoResponse for Failure {
             Self::Forbidden => (StatusCode::FORBIDDEN, t.forbidden, t.forbidden_text.into()),
             Self::Expired => (StatusCode::FORBIDDEN, t.expired, t.expired_text.into()),
             Self::NotFound => (StatusCode::NOT_FOUND, t.not_found, t.not_found_text.into()),
+            Self::NotSignedIn(status, why) => (status, t.not_signed_in, why),
             Self::Refused(why) => (StatusCode::CONFLICT, t.refused, why),
             Self::Wait(wait) => {
                 let seconds = wait.as_secs().max(1);
@@ -217,7 +220,10 @@ impl Desk {
         Router::new()
             .route("/", get(pages::overview))
             .route("/sign-in", get(sign_in::form).post(sign_in::try_password))
+            .route("/sign-in/issuer", get(sign_in::issuer::begin_at_issuer))
+            .route("/sign-in/callback", get(sign_in::issuer::callback))
             .route("/sign-out", post(sign_in::sign_out))
+            .route("/signed-out", get(sign_in::signed_out))
             .route("/tenants/{id}", get(pages::tenant))
             .route("/tenants/{id}/pause", post(act::pause))
             .route("/tenants/{id}/resume", post(act::resume))
@@ -257,7 +263,10 @@ impl Desk {
 
     /// What lets people in just now; sessions begun with something else have ended. `None`: nobody signs in.
     pub async fn proof(&self) -> Option<[u8; 32]> {
-        self.stored().await.map(|stored| stored.proof())
+        match &self.operators.issuer {
+            Some(issuer) => Some(issuer.proof()),
+            None => self.stored().await.map(|stored| stored.proof()),
+        }
     }
 
     /// The password's hash as its file stands now.

@@ -281,7 +281,8 @@ impl Gate {
         self.enter(address, now).err()
     }
 
-    fn forgive(&self, counted: IpAddr) {
+    /// Forgets what an address has tried: somebody there has shown who he is.
+    pub fn forgive(&self, counted: IpAddr) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&counted);
     }

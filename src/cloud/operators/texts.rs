@@ -22,7 +22,7 @@ texts! {
         cancel: "Cancel",
         nothing: "Nothing here.",
         never: "never",
-        footer: "No tokens and no names of people are shown on these pages.",
+        footer: "No tokens and no names of watched people are shown on these pages.",
     }
     /// Signing in.
     sign_in: SignIn {
@@ -31,7 +31,22 @@ texts! {
         password: "Operators' password",
         go: "Sign in",
         wrong: "That is not the password. After a few wrong ones you have to wait, longer each time.",
-        nobody: "Nobody can sign in here yet. Make a password with `presence-cloud operators password` and name its file in the configuration, under [operators] password_file.",
+        nobody: "Nobody can sign in here yet. Make a password with `presence-cloud operators password` and name its file in the configuration, under [operators] password_file; or name an issuer of OpenID Connect under [oidc].",
+    }
+    /// Signing in at the issuer.
+    issuer: Issuer {
+        lead: "Your organisation's sign-in says who you are and what you may do here.",
+        go: "Sign in with {}",
+        outage: "{} cannot be used just now, so nobody can sign in with it. Try again in a minute. If it stays like this, the log of this service says why; the service itself and its command line go on working.",
+        over: "This sign-in is over: it took too long, was used already, or began in another browser. Begin again.",
+        refused: "{} did not sign you in and says: {}.",
+        not_accepted: "What came back from {} was not accepted. Begin again. If that happens again, the log of this service says why.",
+        not_allowed: "You have signed in at {} as {}, but that account is not allowed to see these pages. Ask whoever runs this service to add it to one of the groups in its configuration.",
+        out: "You are signed out",
+        out_text: "Nobody is signed in to these pages in this browser any more.",
+        out_at: "You may still be signed in at {}. On a computer that others use, sign out there too.",
+        out_go: "Sign out at {}",
+        again: "Sign in again",
     }
     /// What went wrong.
     failures: Failures {
@@ -42,6 +57,7 @@ texts! {
         not_found: "Not there",
         not_found_text: "There is no such page, tenant or suite.",
         refused: "Not done",
+        not_signed_in: "You are not signed in",
         wait: "Please wait",
         wait_text: "Too many tries. The next one is possible in {} seconds.",
         ours: "Something went wrong here",

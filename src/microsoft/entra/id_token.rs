@@ -3,11 +3,7 @@
 //! Invariants: RS256 and nothing else; the key is one Microsoft publishes, fetched from the fixed login host; nothing in the token
 //! is believed before its signature; the issuer must be that of the token's own tenant.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
@@ -18,24 +14,14 @@ use crate::microsoft::error::{BadAnswer, MicrosoftError, Operation};
 use crate::microsoft::transport::Limits;
 use crate::model::{TenantId, Timestamp, UserId};
 use crate::secret::Secret;
-
-/// Keys are fetched anew after this time. `security-and-faults.md` §4.
-const FRESH: Duration = Duration::from_hours(12);
-
-/// Keys of this age still verify when no newer ones can be had.
-const USABLE: Duration = Duration::from_hours(24);
-
-/// An unknown key makes us ask, but not more often than this.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
-
-/// Tolerance for clocks that differ.
-const SKEW: Duration = Duration::from_mins(5);
+pub use crate::signing_keys::SigningKeys;
+use crate::signing_keys::{Head, TokenError, for_display, in_time};
 
 /// Longest id token accepted, in bytes.
 const MAX_BYTES: usize = 16 << 10;
 
-/// Longest name for people kept, in characters.
-const MAX_NAME: usize = 100;
+/// How Microsoft signs.
+const ALGORITHMS: [Algorithm; 1] = [Algorithm::RS256];
 
 /// A person who has signed in. Identity is tenant and account; the rest is for display.
 #[derive(Clone, PartialEq, Eq)]
@@ -123,39 +109,14 @@ struct Claims {
     wids: Option<Vec<Uuid>>,
 }
 
-struct PublishedKey {
-    key: DecodingKey,
-    /// The issuer it may sign for; a template for all tenants.
-    issuer: Option<String>,
-}
-
-#[derive(Default)]
-struct Known {
-    keys: HashMap<String, PublishedKey>,
-    fetched_at: Option<Timestamp>,
-    asked_at: Option<Timestamp>,
-}
-
-/// The keys Microsoft publishes, as last fetched.
-#[derive(Default)]
-pub struct SigningKeys(Mutex<Known>);
-
-impl SigningKeys {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    /// Whether to ask for the keys before looking for this one.
-    fn wants(&self, kid: &str, now: Timestamp) -> bool {
-        let old = self.fetched_at.is_none_or(|at| at.until(now) >= FRESH);
-        let may_ask = self.asked_at.is_none_or(|at| at.until(now) >= ASK_AGAIN);
-        (old || !self.keys.contains_key(kid)) && (may_ask || self.fetched_at.is_none())
-    }
-
-    fn usable(&self, now: Timestamp) -> bool {
-        self.fetched_at.is_some_and(|at| at.until(now) < USABLE)
+impl From<TokenError> for IdTokenError {
+    fn from(e: TokenError) -> Self {
+        match e {
+            TokenError::Malformed => Self::Malformed,
+            TokenError::Algorithm => Self::Algorithm,
+            TokenError::UnknownKey => Self::UnknownKey,
+            TokenError::Signature => Self::Signature,
+        }
     }
 }
 
@@ -166,43 +127,31 @@ impl Entra {
         token: &str,
         nonce: &Secret,
     ) -> Result<SignedIn, IdTokenError> {
-        if token.len() > MAX_BYTES {
-            return Err(IdTokenError::Malformed);
+        let head = Head::read(token, MAX_BYTES, &ALGORITHMS)?;
+        if head.kid.is_none() {
+            return Err(IdTokenError::UnknownKey);
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| IdTokenError::Algorithm)?;
-        if header.alg != Algorithm::RS256 {
-            return Err(IdTokenError::Algorithm);
-        }
-        let kid = header.kid.ok_or(IdTokenError::UnknownKey)?;
         let now = self.clock.now();
-        if self.keys.known().wants(&kid, now)
+        if self.keys.wants(&head, now)
             && let Err(failed) = self.fetch_signing_keys().await
-            && !self.keys.known().usable(now)
+            && !self.keys.usable(now)
         {
             return Err(IdTokenError::Keys(failed));
         }
-        let claims = {
-            let known = self.keys.known();
-            let published = known
-                .keys
-                .get(&kid)
-                .filter(|_| known.usable(now))
-                .ok_or(IdTokenError::UnknownKey)?;
-            let claims = signed_claims(token, &published.key)?;
-            let issuer = self.issuer(&claims.tid.to_string());
-            if claims.iss != issuer {
-                return Err(IdTokenError::Issuer);
-            }
-            let template = self.issuer("{tenantid}");
-            if published
-                .issuer
-                .as_ref()
-                .is_some_and(|of_key| *of_key != issuer && *of_key != template)
-            {
-                return Err(IdTokenError::UnknownKey);
-            }
-            claims
-        };
+        let signed = self.keys.verify::<Claims>(token, &head, now)?;
+        let claims = signed.claims;
+        let issuer = self.issuer(&claims.tid.to_string());
+        if claims.iss != issuer {
+            return Err(IdTokenError::Issuer);
+        }
+        // The issuer of a key is a template for all tenants, or one tenant's.
+        let template = self.issuer("{tenantid}");
+        if signed
+            .issuer
+            .is_some_and(|of_key| of_key != issuer && of_key != template)
+        {
+            return Err(IdTokenError::UnknownKey);
+        }
         check(claims, self.client_id, nonce, now)
     }
 
@@ -216,53 +165,17 @@ impl Entra {
     async fn fetch_signing_keys(&self) -> Result<(), MicrosoftError> {
         const OPERATION: Operation = Operation::SigningKeys;
         let now = self.clock.now();
-        self.keys.known().asked_at = Some(now);
+        self.keys.note_asked(now);
         let url: Url = self.url(&["organizations", "discovery", "v2.0", "keys"]);
         let request = call::get(OPERATION, &url)?;
         let answer = call::send(&*self.transport, OPERATION, request, Limits::TOKEN).await?;
         let document = answer.json(OPERATION)?;
-        let keys: HashMap<String, PublishedKey> = document["keys"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|key| {
-                let text = |name: &str| key[name].as_str();
-                let for_signing =
-                    text("kty") == Some("RSA") && text("use").is_none_or(|u| u == "sig");
-                let key_itself = DecodingKey::from_rsa_components(text("n")?, text("e")?).ok()?;
-                for_signing.then(|| {
-                    let issuer = text("issuer").map(str::to_owned);
-                    let published = PublishedKey {
-                        key: key_itself,
-                        issuer,
-                    };
-                    Some((text("kid")?.to_owned(), published))
-                })?
-            })
-            .collect();
-        if keys.is_empty() {
-            return Err(MicrosoftError::body(OPERATION, BadAnswer::Missing("keys")));
+        if self.keys.replace(&document, &ALGORITHMS, now) {
+            Ok(())
+        } else {
+            Err(MicrosoftError::body(OPERATION, BadAnswer::Missing("keys")))
         }
-        let mut known = self.keys.known();
-        known.keys = keys;
-        known.fetched_at = Some(now);
-        Ok(())
     }
-}
-
-/// The claims, of whoever signed with this key. Times and names are checked later, by our own clock.
-fn signed_claims(token: &str, key: &DecodingKey) -> Result<Claims, IdTokenError> {
-    let mut validation = Validation::new(Algorithm::RS256);
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation.required_spec_claims.clear();
-    jsonwebtoken::decode::<Claims>(token, key, &validation)
-        .map(|decoded| decoded.claims)
-        .map_err(|e| match e.kind() {
-            jsonwebtoken::errors::ErrorKind::InvalidSignature => IdTokenError::Signature,
-            _ => IdTokenError::Malformed,
-        })
 }
 
 fn check(
@@ -281,11 +194,7 @@ fn check(
     if !same {
         return Err(IdTokenError::Nonce);
     }
-    let (now, skew) = (now.as_secs(), i64::try_from(SKEW.as_secs()).unwrap_or(0));
-    if now >= claims.exp.saturating_add(skew)
-        || now < claims.nbf.saturating_sub(skew)
-        || now < claims.iat.saturating_sub(skew)
-    {
+    if !in_time(now, claims.exp, claims.nbf, claims.iat) {
         return Err(IdTokenError::Time);
     }
     let tenant = TenantId(claims.tid);
@@ -309,15 +218,6 @@ fn check(
         guest,
         roles: claims.wids,
     })
-}
-
-fn for_display(text: &str) -> String {
-    let printable = text.chars().filter(|c| !c.is_control());
-    printable
-        .take(MAX_NAME)
-        .collect::<String>()
-        .trim()
-        .to_owned()
 }
 
 #[cfg(test)]

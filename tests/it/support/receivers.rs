@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// Killed when dropped.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -19,7 +19,7 @@ impl Drop for Running {
 
 pub const SECRET: &str = "what signs the messages";
 
-fn tool(variable: &str) -> PathBuf {
+pub fn tool(variable: &str) -> PathBuf {
     let path = std::env::var_os(variable);
     path.unwrap_or_else(|| panic!("{variable} is not set: run make test, or scripts/setup"))
         .into()
@@ -32,7 +32,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Starts it and waits until it listens. Real time passes, whatever time the test has.
-fn started(mut command: Command, port: u16) -> Running {
+pub fn started(mut command: Command, port: u16) -> Running {
     let mut running = Running(
         command
             .stdin(Stdio::null())
