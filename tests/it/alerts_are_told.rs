@@ -40,7 +40,7 @@ struct Story {
 }
 
 /// The sections of a webhook and a mailbox.
-fn told(
+pub fn told(
     hook: &Hook,
     mail: &MailServer,
     folder: &TempDir,

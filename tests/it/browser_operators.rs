@@ -1,10 +1,13 @@
 //! The operators' pages in a real browser: in both widths, light and dark, with the keyboard's names, without JavaScript, and live.
 
+use presence_bridge::secret::Secret;
 use presence_bridge::simulator::{Fault, FaultParams, Scope};
 
+use crate::alerts_are_told::told;
 use crate::operators_sign_in::{PASSWORD, guarded};
 use crate::support::browser::Browser;
-use crate::support::stage::{Stage, upns};
+use crate::support::receivers::{Hook, MailServer};
+use crate::support::stage::{Stage, quick, upns};
 
 pub async fn sign_in(browser: &Browser, stage: &Stage) {
     browser.goto(stage.operators_url()).await;
@@ -99,5 +102,49 @@ async fn operators_see_mixed_health_and_changes_without_reloading() {
     plain.wait_for_url("done=paused").await;
     watchers[0].until_state("suspended").await;
     plain.quit().await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_send_a_link_and_try_out_who_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut hook = Hook::new(folder.path());
+    let mail = MailServer::start(folder.path(), None);
+    let mut settings = quick();
+    settings.operators_password = Some(Secret::new(PASSWORD));
+    settings.cloud_keys = told(&hook, &mail, &folder, &[]);
+    let stage = Stage::new(settings).await;
+    let tenant = stage.tenant("contoso.example", 3).await;
+    let browser = Browser::start().await;
+    sign_in(&browser, &stage).await;
+    browser.press("contoso.example").await;
+    browser.wait_for("#email").await;
+    pictures(&browser, "operators-tenant-with-mail").await;
+    browser.type_into("#email", "it@customer.example").await;
+    browser.press("Send a link").await;
+    browser.wait_for_text("The link was sent.").await;
+    assert_eq!(mail.taken().len(), 1);
+    // Something has happened and is over, something else has not.
+    let operations = stage.cloud().unwrap().operations();
+    tenant.withdraw_consent(stage.client_id());
+    let suite = stage.watching_all(&tenant, "Berlin").await;
+    let scope = Scope::Tenant(tenant.id());
+    let forbidden = Fault::parse("forbidden", &FaultParams::default()).unwrap();
+    stage.microsoft.set_fault(forbidden, scope, None);
+    suite.until_state("needs administrator").await;
+    let alerts = stage.operators_url().join("alerts").unwrap();
+    browser.goto(&alerts).await;
+    browser.wait_for_text("needs its administrator").await;
+    hook.start();
+    browser.press("Send a test to all").await;
+    browser.wait_for_text("The test has arrived.").await;
+    hook.stop();
+    let by = presence_bridge::cloud::store::Actor::Operator("ann".into());
+    operations.pause(&by, tenant.id()).await.unwrap();
+    browser.goto(&alerts).await;
+    browser.wait_for(".alerts .over").await;
+    browser.press("Send a test to all").await;
+    browser.wait_for_text("cannot connect").await;
+    pictures(&browser, "operators-alerts-told").await;
     browser.quit().await;
 }
