@@ -241,7 +241,11 @@ impl Desk {
             )
             .route("/suites", get(pages::suites))
             .route("/alerts", get(pages::alerts))
-            .route("/alerts/test", post(pages::test_alerts))
+            // The page that a test answers with keeps itself up to date by its own address.
+            .route(
+                "/alerts/test",
+                get(async || go("/alerts")).post(pages::test_alerts),
+            )
             .route("/audit", get(pages::audit))
             .route("/audit/export", post(act::export))
             .route("/assets/{file}", get(asset))

@@ -163,7 +163,7 @@ texts! {
         link: "Make a link",
         link_text: "A secret link by which the customer authorizes the connection anew. Good for a week.",
         send: "Send a link",
-        send_to: "Customer's e-mail address",
+        send_to: "E-mail address",
         send_text: "The same, by mail. The address is not kept.",
         invite: "Invite a suite",
         invite_text: "A one-time code by which a suite enrols.",
