@@ -26,7 +26,7 @@ fn fate(n: usize) -> &'static str {
         11 => "failing",
         13 => "throttled",
         15 => "watched",
-        17 if n % 3 == 0 => "gone",
+        17 if n.is_multiple_of(3) => "gone",
         _ => "well",
     }
 }
