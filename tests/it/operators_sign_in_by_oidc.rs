@@ -5,6 +5,7 @@ use presence_bridge::cloud::store::AuditEntry;
 use crate::probes_tell_the_truth::until_ready;
 use crate::support::browser::Browser;
 use crate::support::issuer::{Issuer, PASSWORD, stage_at};
+use crate::support::program::operator;
 use crate::support::receivers::free_port;
 use crate::support::stage::Stage;
 use crate::support::visitor::{Page, Visitor};
@@ -227,4 +228,22 @@ async fn operators_sign_in_with_a_browser_with_and_without_javascript() {
     browser.dark(false).await;
     browser.assert_accessible().await;
     browser.quit().await;
+}
+
+#[tokio::test]
+async fn check_warns_of_an_issuer_that_does_not_answer_and_does_not_fail() {
+    let (issuer, stage) = Issuer::with_stage().await;
+    let check = async || operator(stage.folder(), &["check"]).await;
+    let (well, said) = check().await;
+    assert!(
+        well && said.contains("127.0.0.1 answers as it must"),
+        "{said}"
+    );
+    assert!(said.contains("/sign-in/callback at 127.0.0.1"), "{said}");
+    drop(issuer);
+    let (well, said) = check().await;
+    assert!(
+        well && said.contains("WARN  the operators' sign-in: nobody could"),
+        "{said}"
+    );
 }
