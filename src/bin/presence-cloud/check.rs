@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use presence_bridge::clock::Clock;
-use presence_bridge::cloud;
+use presence_bridge::cloud::mail::Mailer;
 use presence_bridge::cloud::operators::Operators;
 use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
+use presence_bridge::cloud::{self, BuildError};
 use presence_bridge::config::cloud::{CloudConfig, OperatorsConfig, TlsFiles};
 use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
 use presence_bridge::secret::KeyRing;
@@ -69,6 +70,7 @@ pub async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::R
     ));
     well &= check_pages(&config).await;
     well &= check_operators(&config.operators, offline).await;
+    well &= check_receivers(&config);
     let tenants = match &store {
         Some(store) => store.tenants().await?,
         None => Vec::new(),
@@ -162,6 +164,32 @@ async fn check_pages(config: &CloudConfig) -> bool {
 }
 
 /// How operators sign in. An issuer that does not answer is no fault of ours, and may be back when somebody wants to sign in.
+fn check_receivers(config: &CloudConfig) -> bool {
+    if config.receivers.is_empty() {
+        say(
+            "  note  alerts: nobody is told yet; add [[alerts.webhook]] or [[alerts.mail]] to the configuration",
+        );
+    }
+    if config.receivers.is_empty() && config.smtp.is_none() {
+        return true;
+    }
+    let mailer = config.smtp.as_ref().map(Mailer::new).transpose();
+    let found = mailer.map_err(BuildError::from).and_then(|mailer| {
+        let names: Vec<String> = cloud::receivers(config, mailer.as_ref())?
+            .iter()
+            .map(|receiver| receiver.addressee().name.clone())
+            .collect();
+        Ok(format!(
+            "{}; try them with: presence-cloud alert test",
+            names.join(", ")
+        ))
+    });
+    step(
+        "who is told about alerts",
+        &found.map_err(|e| anyhow!(chain(&e))),
+    )
+}
+
 async fn check_operators(config: &OperatorsConfig, offline: bool) -> bool {
     const WHAT: &str = "the operators' sign-in";
     let issuer = match Operators::check(config) {

@@ -240,11 +240,17 @@ impl Receiver {
                 let closed = a.closed_at.unwrap_or(m.made_at);
                 let _ = writeln!(
                     text,
-                    "It began at {} and was over at {closed}.",
-                    a.raised_at
+                    "It began at {} and was over at {}.",
+                    a.raised_at.to_minute(),
+                    closed.to_minute()
                 );
             } else {
-                let _ = write!(text, "Since: {}\nWhat to do: {}\n", a.raised_at, a.cure);
+                let _ = write!(
+                    text,
+                    "Since: {}\nWhat to do: {}\n",
+                    a.raised_at.to_minute(),
+                    a.cure
+                );
             }
             let _ = write!(text, "{}\n\n", self.address(a));
         }

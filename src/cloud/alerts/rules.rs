@@ -336,6 +336,11 @@ fn trouble(
     }
 }
 
+/// To the minute: what is said of a trouble must not change with each look at it.
+fn minute(at: Timestamp) -> String {
+    at.to_minute()
+}
+
 /// Worse when it lasts.
 fn grown(lasts: Duration, limit: Duration) -> Severity {
     if lasts >= limit.saturating_mul(GROWN) {
@@ -365,7 +370,11 @@ pub fn judge(facts: &Facts, limits: &Limits, memory: &mut Memory) -> Judgement {
         let text = trouble(
             Severity::Warning,
             format!("Messages do not reach {}", of.receiver),
-            format!("The oldest has waited since {}: {}.", of.since, of.problem),
+            format!(
+                "The oldest has waited since {}: {}.",
+                minute(of.since),
+                of.problem
+            ),
             "Look at the receiver and at its section in the configuration. What waits is sent when it answers again, up to a day.",
         );
         found.add(Kind::MessagesUndelivered, None, &of.receiver, text);
@@ -379,8 +388,7 @@ fn credentials(facts: &Facts, found: &mut Judgement) {
         let name = &credential.name;
         let others = facts.credentials.iter().filter(|c| c.name != *name);
         let replaced = others.filter(usable).any(|c| c.ending == Ending::Far);
-        let date = credential.ends.map(|at| at.to_string()).unwrap_or_default();
-        let date = date.split('T').next().unwrap_or_default();
+        let date = credential.ends.map(minute).unwrap_or_default();
         let severity = |alone| if replaced { Severity::Notice } else { alone };
         let renew = if replaced {
             "Another credential is in place and takes over. Remove this one from the configuration and from the registration in Entra."
@@ -514,7 +522,7 @@ fn readings(
     if in_common && !of_ours && nearly_all(silent, waited.len()) {
         *in_common_until = last.max(Some(now.plus(BACK)));
         let since = waited.iter().map(|(.., age, _)| *age).min();
-        let since = facts.now.minus(since.unwrap_or_default());
+        let since = minute(facts.now.minus(since.unwrap_or_default()));
         let text = trouble(
             Severity::Critical,
             "Nobody is read: Microsoft does not answer us",
@@ -540,8 +548,7 @@ fn readings(
         let limit = patience(served, limits);
         if age >= limit {
             let cause = cause_of(&served.health);
-            let since = facts.now.minus(age);
-            let since = Timestamp::from_secs(since.as_secs());
+            let since = minute(facts.now.minus(age));
             let text = trouble(
                 grown(age, limit),
                 format!("Nobody of {} is read", tenant.name),
@@ -599,7 +606,7 @@ fn suites(facts: &Facts, limits: &Limits, found: &mut Judgement) {
                         Severity::Warning
                     },
                     format!("{} of {} is not connected", suite.name, tenant.name),
-                    format!("It was last seen at {}.", suite.seen),
+                    format!("It was last seen at {}.", minute(suite.seen)),
                     "Beside the suite: does the machine run, does presence-agent run, and what does presence-agent check say? If the suite is out of service, revoke it.",
                 );
                 found.add(Kind::SuiteGone, id, suite.id.to_string(), text);
@@ -636,7 +643,7 @@ fn one(
                 format!("The refresh token of {name} is not renewed"),
                 format!(
                     "Not since {}. Microsoft ends it 90 days after its last use.",
-                    refresh.stored_at
+                    minute(refresh.stored_at)
                 ),
                 "Each connection is exercised daily, so look why this one is not: its health, and the log with its id. Try it at once (refresh), or have the customer authorize it anew.",
             );
@@ -675,7 +682,10 @@ fn one(
             let text = trouble(
                 grown(lasts, limits.throttled),
                 format!("Microsoft slows down {name}"),
-                format!("Since {since} it asks us to wait; values get older meanwhile."),
+                format!(
+                    "Since {} it asks us to wait; values get older meanwhile.",
+                    minute(since)
+                ),
                 "Another program of the customer may use the same limit. Else lower [poll] share, or lengthen [poll] interval.",
             );
             found.add(Kind::Throttled, id, "", text);

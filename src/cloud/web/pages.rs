@@ -35,13 +35,9 @@ impl Common {
     }
 }
 
-/// A time for people: to the minute, in UTC, as the browser's zone is not known.
+/// A time for people: in UTC, as the browser's zone is not known.
 pub fn time(at: Timestamp) -> String {
-    let text = at.to_string();
-    match (text.get(..10), text.get(11..16)) {
-        (Some(date), Some(time)) => format!("{date} {time} UTC"),
-        _ => text,
-    }
+    at.to_minute()
 }
 
 /// An entry that has to be mended.
