@@ -244,3 +244,6 @@ pub fn for_display(text: &str) -> String {
     let seen = text.chars().filter(|c| !c.is_control() && !turns(*c));
     seen.take(LONGEST).collect::<String>().trim().to_owned()
 }
+
+#[cfg(test)]
+mod tests;
