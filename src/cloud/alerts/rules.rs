@@ -293,6 +293,8 @@ pub struct Memory {
     pub baselines: HashMap<TenantId, f64>,
     /// Until then it is no news of a single tenant that nobody is read: what all had in common is over only since a moment.
     in_common_until: Option<Timestamp>,
+    /// The same of suites: cut off together, they come back one by one.
+    suites_until: Option<Timestamp>,
 }
 
 /// What is worth an alert now, and of what it is not known whether it is.
@@ -360,7 +362,7 @@ pub fn judge(facts: &Facts, limits: &Limits, memory: &mut Memory) -> Judgement {
     let mut found = Judgement::default();
     credentials(facts, &mut found);
     readings(facts, limits, &mut memory.in_common_until, &mut found);
-    suites(facts, limits, &mut found);
+    suites(facts, limits, &mut memory.suites_until, &mut found);
     for tenant in &facts.tenants {
         one(tenant, facts.now, limits, &mut memory.baselines, &mut found);
     }
@@ -563,7 +565,12 @@ fn readings(
     }
 }
 
-fn suites(facts: &Facts, limits: &Limits, found: &mut Judgement) {
+fn suites(
+    facts: &Facts,
+    limits: &Limits,
+    in_common_until: &mut Option<Timestamp>,
+    found: &mut Judgement,
+) {
     let now = facts.now;
     let in_grace = facts.started_at.until(now) < limits.suite_gone;
     let all: Vec<_> = facts
@@ -576,7 +583,10 @@ fn suites(facts: &Facts, limits: &Limits, found: &mut Judgement) {
         away.filter(|(_, s)| s.seen.until(now) >= since).count()
     };
     // Cut off together they are away together; those that were away before are not counted as a sign.
-    let in_common = nearly_all(away(limits.suite_gone / 2), all.len());
+    if nearly_all(away(limits.suite_gone / 2), all.len()) {
+        *in_common_until = Some(now.plus(limits.suite_gone));
+    }
+    let in_common = in_common_until.is_some_and(|until| until > now);
     if in_grace {
         found.unknown.insert((Kind::SuitesGone, None));
     } else if nearly_all(away(limits.suite_gone), all.len()) {

@@ -385,3 +385,22 @@ fn the_end_of_what_all_had_in_common_is_not_the_beginning_of_many() {
     facts.now = facts.now.plus(BACK_AFTER_OURS);
     assert_eq!(kinds(&facts), [Kind::NoReading]);
 }
+
+#[test]
+fn suites_that_were_cut_off_together_may_come_back_one_by_one() {
+    let mut facts = facts(vec![tenant(1, served(State::Connected))]);
+    let gone = Some(MINUTE * 16);
+    facts.tenants[0].suites = (0..10).map(|n| suite(n, gone)).collect();
+    let mut memory = Memory::default();
+    let mut kinds = |facts: &Facts| -> Vec<Kind> {
+        let judged = judge(facts, &Limits::default(), &mut memory);
+        judged.troubles.keys().map(|key| key.kind).collect()
+    };
+    assert_eq!(kinds(&facts), [Kind::SuitesGone]);
+    for n in 0..9 {
+        facts.tenants[0].suites[n] = suite(n as u128, None);
+        assert!(!kinds(&facts).contains(&Kind::SuiteGone));
+    }
+    facts.now = facts.now.plus(MINUTE * 16);
+    assert_eq!(kinds(&facts), [Kind::SuiteGone]);
+}
