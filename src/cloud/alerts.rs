@@ -30,7 +30,6 @@ use machine::{Machine, Open};
 use receivers::{DeliveryError, Receiver};
 use rules::{
     CredentialFacts, Facts, Key, Kind, Limits, Memory, Served, Severity, SuiteFacts, TenantFacts,
-    Undelivered,
 };
 
 /// How often facts are judged.
@@ -128,7 +127,6 @@ impl Alerts {
                 suites.entry(suite.tenant).or_default().push(suite);
             }
         }
-        let undelivered = self.store.undelivered(TRIES).await?;
         let rows = self.store.tenants().await?;
         let served: HashMap<_, _> = self
             .tenants
@@ -189,14 +187,7 @@ impl Alerts {
                 })
                 .collect(),
             tenants,
-            undelivered: undelivered
-                .into_iter()
-                .map(|w| Undelivered {
-                    receiver: w.receiver,
-                    since: w.since,
-                    problem: w.problem,
-                })
-                .collect(),
+            undelivered: self.store.undelivered(TRIES).await?,
         })
     }
 

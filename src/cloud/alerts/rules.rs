@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::cloud::store::RefreshFacts;
+use crate::cloud::store::{RefreshFacts, Waiting};
 use crate::microsoft::Ending;
 use crate::model::{Cause, Health, HealthState, SuiteId, TenantId, Timestamp};
 
@@ -260,17 +260,6 @@ pub struct TenantFacts {
     pub served: Option<Served>,
 }
 
-/// A receiver that messages do not reach.
-#[derive(Debug, Clone)]
-pub struct Undelivered {
-    /// Its name in the configuration.
-    pub receiver: String,
-    /// Since when the oldest message waits.
-    pub since: Timestamp,
-    /// Why.
-    pub problem: String,
-}
-
 /// Everything that is judged.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -283,7 +272,7 @@ pub struct Facts {
     /// Active ones. Who is paused or off-boarded is no trouble.
     pub tenants: Vec<TenantFacts>,
     /// Receivers in trouble.
-    pub undelivered: Vec<Undelivered>,
+    pub undelivered: Vec<Waiting>,
 }
 
 /// What is learned from one judgement for the next.

@@ -351,7 +351,7 @@ fn of_a_tenant_that_is_not_served_yet_nothing_is_known() {
 #[test]
 fn a_receiver_that_is_not_reached_is_told_to_the_others() {
     let mut facts = facts(Vec::new());
-    facts.undelivered.push(Undelivered {
+    facts.undelivered.push(Waiting {
         receiver: "on call".into(),
         since: at(MINUTE),
         problem: "it answers 500".into(),
