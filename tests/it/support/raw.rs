@@ -23,10 +23,13 @@ pub fn client(identity: &Identity) -> PresenceServiceClient<Channel> {
 /// A call with the suite's credential.
 pub fn signed<T>(identity: &Identity, message: T) -> Request<T> {
     let mut request = Request::new(message);
+    sign(identity, &mut request, &Clock::system());
     request
-        .metadata_mut()
-        .insert("authorization", identity.bearer(Clock::system().now()));
-    request
+}
+
+fn sign<T>(identity: &Identity, request: &mut Request<T>, clock: &Clock) {
+    let bearer = identity.bearer(clock.now());
+    request.metadata_mut().insert("authorization", bearer);
 }
 
 pub fn open(watch: Vec<String>) -> Up {
@@ -41,7 +44,12 @@ pub fn open(watch: Vec<String>) -> Up {
 impl RawStream {
     /// Sends a first message.
     pub async fn start(identity: &Identity, first: Up) -> Result<Self, Status> {
-        Self::start_over(identity.cloud.channel().unwrap(), identity, first).await
+        Self::start_at(identity, first, &Clock::system()).await
+    }
+
+    /// As [`RawStream::start`], where time is moved.
+    pub async fn start_at(identity: &Identity, first: Up, clock: &Clock) -> Result<Self, Status> {
+        Self::start_over(identity.cloud.channel().unwrap(), identity, first, clock).await
     }
 
     /// As [`RawStream::start`], over a connection that takes hardly anything as long as nothing is read.
@@ -50,18 +58,25 @@ impl RawStream {
             .unwrap()
             .initial_stream_window_size(1024)
             .connect_lazy();
-        Self::start_over(channel, identity, first).await
+        Self::start_over(channel, identity, first, &Clock::system()).await
     }
 
-    async fn start_over(channel: Channel, identity: &Identity, first: Up) -> Result<Self, Status> {
+    async fn start_over(
+        channel: Channel,
+        identity: &Identity,
+        first: Up,
+        clock: &Clock,
+    ) -> Result<Self, Status> {
         let (up, waiting) = mpsc::channel(100);
         up.send(WatchRequest {
             request: Some(first),
         })
         .await
         .unwrap();
+        let mut request = Request::new(ReceiverStream::new(waiting));
+        sign(identity, &mut request, clock);
         let down = PresenceServiceClient::new(channel)
-            .watch(signed(identity, ReceiverStream::new(waiting)))
+            .watch(request)
             .await?
             .into_inner();
         Ok(Self { up, down })
