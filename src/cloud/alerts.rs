@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often a receiver is looked after when nothing new is known: what failed waits for its time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// A store that failed is left alone for so long.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
+
 /// Waits between tries grow to this.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
@@ -276,7 +279,11 @@ impl Alerts {
             match self.deliver_due(receiver).await {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(e) => failed(&e),
+                Err(e) => {
+                    failed(&e);
+                    // What arrived and was not noted is sent again: not every moment.
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
             }
             let _ = tokio::time::timeout(LOOK_AGAIN, news).await;
         }

@@ -458,7 +458,7 @@ impl Operations {
             link.url.expose(),
             told("What is the matter", &health.cause),
             told("What to do", &health.remedy),
-            link.until
+            link.until.to_minute()
         );
         let subject = format!("{service}: your connection to Microsoft Teams");
         mailer

@@ -456,6 +456,11 @@ fn should_be_read(of: &Served) -> Option<Duration> {
     of.read_age.filter(|_| !explained)
 }
 
+/// Whether presence comes.
+fn is_read(of: &Served) -> bool {
+    of.health.state == HealthState::Connected
+}
+
 fn cause_of(health: &Health) -> Cause {
     health.cause.clone().unwrap_or_default()
 }
@@ -524,7 +529,7 @@ fn readings(
             "Look at this machine's way to Microsoft (presence-cloud doctor) and at Microsoft's service health. Suites show what they have as stale; reading goes on by itself.",
         );
         found.add(Kind::MicrosoftAway, None, "", text);
-    } else if in_common {
+    } else if in_common || !waited.is_empty() && !waited.iter().any(|(_, s, ..)| is_read(s)) {
         found.unknown.insert((Kind::MicrosoftAway, None));
     }
     for (tenant, served) in served {
@@ -537,7 +542,10 @@ fn readings(
             continue;
         }
         let limit = patience(served, limits);
-        if age >= limit {
+        if age < limit && !is_read(served) {
+            // Since a restart nobody was read either: that is not the end of it.
+            found.unknown.insert((Kind::NoReading, id));
+        } else if age >= limit {
             let cause = cause_of(&served.health);
             let since = minute(facts.now.minus(age));
             let text = trouble(

@@ -404,3 +404,25 @@ fn suites_that_were_cut_off_together_may_come_back_one_by_one() {
     facts.now = facts.now.plus(MINUTE * 16);
     assert_eq!(kinds(&facts), [Kind::SuiteGone]);
 }
+
+#[test]
+fn a_restart_is_not_the_end_of_silence() {
+    let restarted = |state, age| {
+        let mut of = served(state);
+        of.read_age = age;
+        let tenants = (0..5).map(|n| tenant(n, of.clone()));
+        let judged = judged(&facts(tenants.collect()));
+        assert!(judged.troubles.is_empty(), "{judged:?}");
+        let id = Some(TenantId(uuid::Uuid::from_u128(1)));
+        (
+            judged.unknown.contains(&(Kind::NoReading, id)),
+            judged.unknown.contains(&(Kind::MicrosoftAway, None)),
+        )
+    };
+    for state in [State::Pending, State::Degraded] {
+        assert_eq!(restarted(state, Some(secs(5))), (true, true));
+    }
+    assert_eq!(restarted(State::Connected, Some(secs(5))), (false, false));
+    // Nobody is watched any more.
+    assert_eq!(restarted(State::Pending, None), (false, false));
+}
