@@ -182,13 +182,15 @@ impl Api {
     /// Who calls. Not too often.
     async fn identify<T>(&self, request: &Request<T>) -> Result<SuiteIdentity, Status> {
         let peer = request.extensions().get::<Peer>().copied();
-        let identity = self.auth.identify(request.metadata(), peer).await?;
+        let identity = self.auth.identify(request.metadata(), peer).await;
+        let identity = identity.inspect_err(|_| listener::turned_away(request.extensions()))?;
         listener::admit(request.extensions());
         let limiter = self.calls.get_with(identity.suite, || {
             let quota = Quota::per_second(CALLS_PER_SECOND).allow_burst(CALLS_AT_ONCE);
             Arc::new(RateLimiter::direct(quota))
         });
         if limiter.check().is_err() {
+            listener::turned_away(request.extensions());
             return Err(Status::resource_exhausted(
                 "too many calls of this suite; at most one a second in the long run",
             ));
