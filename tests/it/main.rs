@@ -26,6 +26,7 @@ mod doctor_names_the_hop;
 mod documented_commands;
 mod documented_examples;
 mod every_aadsts_code;
+mod frames_are_bounded;
 mod graph_contract;
 mod keys_rotate_while_serving;
 mod layering;
