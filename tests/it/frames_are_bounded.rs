@@ -10,6 +10,8 @@ use crate::support::stage::{quick, until};
 /// More than anything allows.
 const MANY: u32 = 100_000;
 
+const METHOD: &str = "/presence.bridge.v1.PresenceService/GetPresence";
+
 /// "You do not keep to the protocol": the error code of GOAWAY.
 const PROTOCOL_ERROR: u32 = 1;
 
@@ -63,7 +65,6 @@ async fn floods_of_what_is_allowed_are_read_slowly_and_not_for_long() {
 #[tokio::test]
 async fn no_odd_path_gets_an_answer_and_none_costs_the_connection_of_the_next() {
     let besieged = Besieged::new(quick()).await;
-    const METHOD: &str = "/presence.bridge.v1.PresenceService/GetPresence";
     let long = format!("/{}", "a".repeat(12_000));
     let odd = [
         "",

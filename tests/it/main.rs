@@ -9,6 +9,7 @@ mod a_connection_nobody_uses_is_looked_after;
 mod a_killed_cloud_loses_nothing;
 #[cfg(debug_assertions)] // elsewhere there is nothing to park at
 mod a_killed_refresh_is_noticed;
+mod a_listener_holds;
 mod a_removed_tenant_leaves_nothing;
 mod admin_api;
 mod admin_api_contract;
@@ -50,6 +51,7 @@ mod simulator_graph;
 mod simulator_support;
 mod stories;
 mod streams_keep_their_rules;
+mod suites_that_mean_harm;
 mod support;
 mod the_image_is_small_and_unprivileged;
 mod the_registration_is_what_we_ask_for;

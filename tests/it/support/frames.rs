@@ -152,6 +152,10 @@ impl Wire {
         self.seen.lock().unwrap().clone()
     }
 
+    pub fn has_ended(&self) -> bool {
+        self.reading.is_finished()
+    }
+
     /// Waits until the other side has ended the connection.
     pub async fn ended(self) -> Seen {
         let Self {
@@ -159,7 +163,7 @@ impl Wire {
             seen,
             reading,
         } = self;
-        let ended = tokio::time::timeout(Duration::from_secs(60), reading).await;
+        let ended = tokio::time::timeout(Duration::from_mins(1), reading).await;
         ended.expect("the connection is ended").unwrap();
         drop(write);
         let seen = seen.lock().unwrap();
