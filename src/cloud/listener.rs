@@ -4,17 +4,16 @@
 
 mod activity;
 mod addresses;
+mod handshakes;
 pub mod in_front;
 mod paced;
 mod tls;
 
 use std::convert::Infallible;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,14 +33,11 @@ use super::pulse::{Beat, TICK};
 use crate::config::listeners::{InFront, ListenerConfig};
 use activity::Activity;
 use addresses::{Addresses, Entered};
+use handshakes::Handshakes;
 use paced::Paced;
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-
-/// TLS handshakes begun per second in the long run, and at once. They are the dearest thing a stranger can ask for: when everybody
-/// comes back at once, those who are refused cost next to nothing and come again by their own jitter.
-const HANDSHAKES_PER_SECOND: NonZeroU32 = NonZeroU32::new(300).unwrap();
 
 /// Rest after an accept error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -115,7 +111,7 @@ struct Door<S> {
     http: auto::Builder<TokioExecutor>,
     service: S,
     addresses: Addresses,
-    handshakes: DefaultDirectRateLimiter,
+    handshakes: Handshakes,
     stop: CancellationToken,
     counts: Connections,
 }
@@ -146,7 +142,7 @@ pub async fn serve<S>(
         http: http(),
         service,
         addresses: Addresses::new(settings.connections_per_address),
-        handshakes: RateLimiter::direct(Quota::per_second(HANDSHAKES_PER_SECOND)),
+        handshakes: Handshakes::default(),
         stop: stop.clone(),
         counts: counts.clone(),
         settings,
@@ -223,7 +219,7 @@ where
             tracing::debug!("connection refused: too many from one address");
             return None;
         };
-        if self.acceptor.is_some() && self.handshakes.check().is_err() {
+        if self.acceptor.is_some() && !self.handshakes.allow(peer) {
             self.counts.handshakes.increment(1);
             tracing::debug!("connection refused: too many at once");
             return None;
@@ -270,7 +266,11 @@ where
                     self.counts.handshake.increment(1);
                     return;
                 };
-                self.converse(stream, peer, activity).await;
+                let seen = Arc::clone(&activity);
+                Arc::clone(&self).converse(stream, peer, activity).await;
+                if seen.is_admitted() {
+                    self.handshakes.remember(peer);
+                }
             }
         }
     }
