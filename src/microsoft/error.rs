@@ -401,7 +401,7 @@ impl MicrosoftError {
             self,
             Self::Body { .. }
                 | Self::Transport {
-                    source: TransportError::TooLarge { .. },
+                    source: TransportError::TooLarge { .. } | TransportError::Unpackable(_),
                     ..
                 }
         )
@@ -654,6 +654,7 @@ mod tests {
         for source in [
             TransportError::Timeout(Waiting::Head),
             TransportError::TooLarge { limit: 1 },
+            TransportError::Unpackable("x"),
             TransportError::Connect("refused".into()),
             TransportError::Interrupted("reset".into()),
         ] {

@@ -239,7 +239,7 @@ async fn a_redirect_is_not_followed() {
     let elsewhere = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     elsewhere.set_nonblocking(true).unwrap();
     let to = format!("http://{}/", elsewhere.local_addr().unwrap());
-    passing_failure(&Scene::new().await, Fault::Redirect { to }, 1).await;
+    passing_failure(&Scene::new().await, Fault::Redirect { to, status: 302 }, 1).await;
     let visitor = elsewhere.accept().map(|_| "somebody came");
     assert_eq!(
         visitor.unwrap_err().kind(),
