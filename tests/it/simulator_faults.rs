@@ -316,7 +316,8 @@ async fn hostile_faults() {
     let bomb = packed(Fault::GzipBomb, 40 << 10).await;
     let mut plain = 0;
     let mut unpacked = flate2::read::GzDecoder::new(bomb.as_slice());
-    while let Ok(count @ 1..) = std::io::Read::read(&mut unpacked, &mut [0; 64 << 10]) {
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = std::io::Read::read(&mut unpacked, &mut piece) {
         plain += count;
     }
     assert!(plain > 900 * bomb.len(), "{plain} of {}", bomb.len());

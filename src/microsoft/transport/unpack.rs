@@ -179,7 +179,11 @@ mod tests {
     fn a_bomb_is_over_after_a_few_bytes_and_hollow_gzip_after_the_limit() {
         let mut bomb = Vec::with_capacity(4 << 10);
         flate2::Compress::new(flate2::Compression::best(), false)
-            .compress_vec(&[b' '; 32 << 10], &mut bomb, flate2::FlushCompress::Full)
+            .compress_vec(
+                &vec![b' '; 32 << 10],
+                &mut bomb,
+                flate2::FlushCompress::Full,
+            )
             .unwrap();
         let (count, why) = taken(&bomb);
         assert_eq!(why, UnpackError::TooLarge);
