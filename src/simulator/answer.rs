@@ -24,7 +24,7 @@ const BOMB: usize = 4 << 30;
 const HOLLOW: usize = 256 << 20;
 
 /// Levels of the fault `deep-json`.
-const DEEP: usize = 100_000;
+const DEEP: usize = 50_000;
 
 /// Time after which the fault `drip` has nothing more to send.
 const DRIPS_FOR: Duration = Duration::from_hours(1);

@@ -334,7 +334,7 @@ impl Fault {
         info(
             "deep-json",
             "",
-            "Graph answers 200 with JSON nested a hundred thousand levels deep.",
+            "Graph answers 200 with JSON nested fifty thousand levels deep.",
         ),
         info("portal-page", "", "Graph answers 200 with a page of HTML."),
         info("wrong-charset", "", "Graph answers in UTF-16, and says so."),
