@@ -311,13 +311,15 @@ impl Graph {
                 return Err(MicrosoftError::body(operation, BadAnswer::Missing("value")));
             };
             entries.into_iter().try_for_each(&mut each)?;
-            let Some(link) = page["@odata.nextLink"].as_str() else {
+            // What else was on the page is let go of before the next one is waited for.
+            let Value::String(link) = take(&mut page, "@odata.nextLink") else {
                 break;
             };
+            drop(page);
             if number == MAX_PAGES {
                 return Err(MicrosoftError::body(operation, BadAnswer::TooManyPages));
             }
-            let link = Url::parse(link)
+            let link = Url::parse(&link)
                 .ok()
                 .filter(|link| same_origin(link, &self.root))
                 .ok_or_else(|| MicrosoftError::body(operation, BadAnswer::ForeignLink))?;
