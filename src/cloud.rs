@@ -37,7 +37,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::alerts::{WayConfig, WebhookUrl, webhook_url};
-use crate::config::cloud::{CloudConfig, CredentialFiles, TlsFiles, WebConfig};
+use crate::config::cloud::{CloudConfig, CredentialFiles, WebConfig};
+use crate::config::listeners::ListenerConfig;
 use crate::microsoft::entra::EntraSetupError;
 use crate::microsoft::transport::TransportSetupError;
 use crate::microsoft::{AppCredential, Credential, Entra, Graph, HttpTransport, ReqwestTransport};
@@ -46,7 +47,7 @@ use crate::supervise::{Supervisor, TaskDied};
 use alerts::Alerts;
 use alerts::receivers::Receiver;
 use keeper::Keeper;
-use listener::{Noticed, TlsSetupError};
+use listener::{Noticed, Settings, Tls, TlsSetupError};
 use mail::{MailSetupError, Mailer};
 use metrics::exposition::Exposition;
 use metrics::{Metered, Metrics};
@@ -132,9 +133,7 @@ impl Default for Parts {
 
 /// The service, bound and ready.
 pub struct Cloud {
-    address: SocketAddr,
-    listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    suites: Bound,
     pages: Option<Pages>,
     operators: Operating,
     store: Store,
@@ -153,17 +152,13 @@ pub struct Cloud {
 /// The web pages, bound.
 struct Pages {
     web: Arc<Web>,
-    listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    address: SocketAddr,
+    bound: Bound,
 }
 
 /// The operators' listener, bound.
 struct Operating {
     operators: Arc<Operators>,
-    listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    address: SocketAddr,
+    bound: Bound,
 }
 
 /// A look into the running service.
@@ -298,17 +293,45 @@ pub fn receivers(
     Ok(receivers)
 }
 
-fn tls(files: Option<&TlsFiles>) -> Result<Option<Arc<rustls::ServerConfig>>, TlsSetupError> {
-    files
-        .map(|files| listener::tls(&files.certificate, &files.private_key))
-        .transpose()
+/// A listener, bound.
+struct Bound {
+    /// Its name in labels.
+    name: &'static str,
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    config: ListenerConfig,
 }
 
-async fn bind(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildError> {
-    let failed = |e| BuildError::Listen(wanted, e);
-    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address))
+impl Bound {
+    async fn new(name: &'static str, config: &ListenerConfig) -> Result<Self, BuildError> {
+        let failed = |e| BuildError::Listen(config.listen, e);
+        let tls = config.tls.as_ref().map(Tls::new).transpose()?;
+        let socket = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self {
+            name,
+            socket,
+            address,
+            tls: tls.map(Arc::new),
+            config: config.clone(),
+        })
+    }
+
+    /// Looks for new certificates for as long as it lives.
+    fn renew_certificate(&self, supervisor: &Supervisor, metrics: &Metrics) {
+        let Some(tls) = self.tls.clone() else { return };
+        let (stopping, figures) = (supervisor.stopping(), metrics.certificate(self.name));
+        supervisor.run("certificate of a listener", async move {
+            stopping
+                .run_until_cancelled(tls.look_for_ever(figures))
+                .await;
+        });
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::new(&self.config, self.tls.as_deref(), GOOD_BYE)
+    }
 }
 
 impl Cloud {
@@ -327,7 +350,6 @@ impl Cloud {
         let outside: Arc<dyn HttpTransport> = Arc::new(Metered::new(outside, Arc::clone(&metrics)));
         let entra = entra(&config, Arc::clone(&outside), clock.clone())?;
         let keys = Arc::new(KeyRing::read(&config.key_file).map_err(BuildError::Key)?);
-        let tls = tls(config.grpc_tls.as_ref())?;
         let store = Store::open_beside(&config.database, &clock)
             .await?
             .timed(metrics.store());
@@ -418,10 +440,10 @@ impl Cloud {
             config.streams.clone(),
             Arc::clone(&metrics),
         );
-        let (listener, address) = bind(config.grpc_listen).await?;
+        let suites = Bound::new("grpc", &config.grpc).await?;
         let pages = match (&config.web, onboardings) {
             (Some(settings), Some(onboardings)) => {
-                let (listener, address) = bind(settings.listen).await?;
+                let bound = Bound::new("web", &settings.listener).await?;
                 let web = Web::new(
                     settings.clone(),
                     config.grpc_public_url.clone(),
@@ -431,18 +453,12 @@ impl Cloud {
                     Arc::clone(&tenants),
                     Arc::clone(&metrics),
                 );
-                let tls = self::tls(settings.tls.as_ref())?;
-                Some(Pages {
-                    web,
-                    listener,
-                    tls,
-                    address,
-                })
+                Some(Pages { web, bound })
             }
             _ => None,
         };
         let issuer = Operators::check(&config.operators)?;
-        let (operators_listener, operators_address) = bind(config.operators.listen).await?;
+        let bound = Bound::new("operators", &config.operators.listener).await?;
         let operators = Operating {
             operators: Arc::new(Operators {
                 operations,
@@ -456,14 +472,10 @@ impl Cloud {
                 ),
                 metrics,
             }),
-            listener: operators_listener,
-            tls: self::tls(config.operators.tls.as_ref())?,
-            address: operators_address,
+            bound,
         };
         Ok(Self {
-            address,
-            listener,
-            tls,
+            suites,
             pages,
             operators,
             store,
@@ -482,17 +494,17 @@ impl Cloud {
 
     /// Where suites connect.
     pub fn grpc_address(&self) -> SocketAddr {
-        self.address
+        self.suites.address
     }
 
     /// Where browsers connect, if there are pages.
     pub fn web_address(&self) -> Option<SocketAddr> {
-        self.pages.as_ref().map(|pages| pages.address)
+        self.pages.as_ref().map(|pages| pages.bound.address)
     }
 
     /// Where operators, the command line and probes connect.
     pub fn operators_address(&self) -> SocketAddr {
-        self.operators.address
+        self.operators.bound.address
     }
 
     /// A look into the service while it runs.
@@ -507,19 +519,24 @@ impl Cloud {
     /// Serves until `stop`, then says good-bye to every suite. An error means that a part died that must not.
     pub async fn run(self, stop: CancellationToken) -> Result<(), TaskDied> {
         let close = self.exposition.draining.clone();
-        let noticed = |name, listener| Noticed {
-            connections: self.exposition.metrics.connections(listener),
-            beat: self.pulse.of(name, LATE),
+        let noticed = |name, bound: &Bound| {
+            bound.renew_certificate(&self.supervisor, &self.exposition.metrics);
+            Noticed {
+                connections: self.exposition.metrics.connections(bound.name),
+                beat: self.pulse.of(name, LATE),
+            }
         };
         // Probes are answered until the others have left: who asks meanwhile is told that the service is stopping.
         let close_last = CancellationToken::new();
         let serving = Arc::new(close_last.clone().drop_guard());
         let routes = self.api.routes(self.config.reflection).await;
-        let (listener, tls, closing) = (self.listener, self.tls, close.clone());
-        let (seen, guard) = (noticed("gRPC listener", "grpc"), Arc::clone(&serving));
+        let (suites, closing) = (self.suites, close.clone());
+        let (seen, guard) = (noticed("gRPC listener", &suites), Arc::clone(&serving));
+        tracing::info!(address = %suites.address, tls = suites.tls.is_some(), "serving suites");
         self.supervisor.run("gRPC listener", async move {
             let _guard = guard;
-            listener::serve(listener, tls, routes, closing, GOOD_BYE, seen).await;
+            let settings = suites.settings();
+            listener::serve(suites.socket, settings, routes, closing, seen).await;
         });
         if let Some(pages) = self.pages {
             let (pages_router, closing) = (pages.web.router(), close.clone());
@@ -529,33 +546,26 @@ impl Cloud {
                     .run_until_cancelled(pages.web.tidy_for_ever())
                     .await;
             });
-            tracing::info!(address = %pages.address, tls = pages.tls.is_some(), "serving pages");
-            let (seen, guard) = (noticed("web listener", "web"), Arc::clone(&serving));
-            let (listener, tls) = (pages.listener, pages.tls);
+            let bound = pages.bound;
+            tracing::info!(address = %bound.address, tls = bound.tls.is_some(), "serving pages");
+            let (seen, guard) = (noticed("web listener", &bound), Arc::clone(&serving));
             self.supervisor.run("web listener", async move {
                 let _guard = guard;
-                listener::serve(listener, tls, pages_router, closing, GOOD_BYE, seen).await;
+                let settings = bound.settings();
+                listener::serve(bound.socket, settings, pages_router, closing, seen).await;
             });
         }
-        let of_operators = self.operators;
-        let seen = noticed("operators' listener", "operators");
+        let Operating { operators, bound } = self.operators;
+        let seen = noticed("operators' listener", &bound);
         let stopping = self.supervisor.stopping();
-        let tidying = Arc::clone(&of_operators.operators).tidy_for_ever();
+        let tidying = Arc::clone(&operators).tidy_for_ever();
         self.supervisor.run("operators' tidying", async move {
             stopping.run_until_cancelled(tidying).await;
         });
-        tracing::info!(address = %of_operators.address, tls = of_operators.tls.is_some(), "serving operators");
+        tracing::info!(address = %bound.address, tls = bound.tls.is_some(), "serving operators");
         self.supervisor.run("operators' listener", async move {
-            let service = of_operators.operators.router();
-            listener::serve(
-                of_operators.listener,
-                of_operators.tls,
-                service,
-                close_last,
-                GOOD_BYE,
-                seen,
-            )
-            .await;
+            let (service, settings) = (operators.router(), bound.settings());
+            listener::serve(bound.socket, settings, service, close_last, seen).await;
         });
         let stopping = self.supervisor.stopping();
         let look_out = lookout::look_out(
@@ -608,7 +618,6 @@ impl Cloud {
                 .run_until_cancelled(tenants.end_stalled_streams(limit))
                 .await;
         });
-        tracing::info!(address = %self.address, tls = self.config.grpc_tls.is_some(), "serving suites");
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
             died = self.supervisor.failed() => Err(died),

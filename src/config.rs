@@ -5,5 +5,6 @@ pub mod alerts;
 pub mod cloud;
 #[cfg(test)]
 mod examples;
+pub mod listeners;
 pub mod load;
 pub mod presence_ini;

@@ -390,10 +390,12 @@ impl World {
 
     /// Enrols a suite.
     pub async fn enroll(&self, tenant: TenantId, name: &str) -> Result<Identity, WorldError> {
+        let listener = self.config()?.grpc;
+        let url = format!("{}://{}", listener.scheme(), self.grpc);
         let enrolment = Enrolment {
             cloud: CloudAddress {
-                url: Url::parse(&format!("http://{}", self.grpc)).expect("an address makes a URL"),
-                ca_file: None,
+                url: Url::parse(&url).expect("an address makes a URL"),
+                ca_file: listener.tls.map(|tls| tls.certificate),
             },
             code: self.invite(tenant).await?,
             suite_name: name.into(),

@@ -22,6 +22,7 @@ use super::store::{ConnectionKind, StoreTimings};
 use super::tokens::TokenError;
 use crate::microsoft::Recovery;
 use crate::microsoft::error::Operation;
+use crate::model::Timestamp;
 
 /// What kind of metric one is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -156,6 +157,10 @@ table! {
         "Connections that were not served.";
     CONNECTIONS = "presence_cloud_connections_open", Kind::Gauge, ["listener"],
         "Connections open now.";
+    CERTIFICATE_ENDS = "presence_cloud_listener_certificate_expiry_timestamp_seconds", Kind::Gauge, ["listener"],
+        "When the certificate of a listener ends, as Unix time; 0 when it does not tell.";
+    CERTIFICATE_LOOKS = "presence_cloud_listener_certificate_changes_total", Kind::Counter, ["listener", "outcome"],
+        "New certificates found in a listener's files: taken over, or of no use.";
     HTTP_REQUESTS = "presence_cloud_http_requests_total", Kind::Counter, ["listener", "route", "status"],
         "Requests for pages and to the operators' interface, by route as it is written in the program.";
     HTTP_TIME = "presence_cloud_http_request_duration_seconds", Kind::Histogram(LOCAL), ["listener"],
@@ -329,6 +334,26 @@ pub enum Channel {
     Mail,
 }
 
+/// What is told of the certificate of one listener.
+#[derive(Clone)]
+pub struct CertificateFigures {
+    /// When it ends.
+    ends: Gauge,
+    /// New ones taken over.
+    pub replaced: Counter,
+    /// New ones that are of no use.
+    pub failed: Counter,
+}
+
+impl CertificateFigures {
+    /// The one that is shown now ends then.
+    pub fn ends(&self, at: Option<Timestamp>) {
+        #[allow(clippy::cast_precision_loss, reason = "seconds of our age fit")]
+        self.ends
+            .set(at.map_or(0.0, |at| at.as_millis() as f64 / 1000.0));
+    }
+}
+
 /// The counts of one listener. By default they count for nobody.
 #[derive(Clone)]
 pub struct Connections {
@@ -342,8 +367,14 @@ pub struct Connections {
     pub failed: Counter,
     /// TLS was not agreed on in time.
     pub handshake: Counter,
+    /// Too many began TLS at once.
+    pub handshakes: Counter,
+    /// A load balancer was not understood.
+    pub introduction: Counter,
     /// Nobody showed who he is in time.
     pub stranger: Counter,
+    /// Too much was refused on it.
+    pub unwelcome: Counter,
     /// Open now.
     pub open: Gauge,
 }
@@ -356,7 +387,10 @@ impl Default for Connections {
             full: Counter::noop(),
             failed: Counter::noop(),
             handshake: Counter::noop(),
+            handshakes: Counter::noop(),
+            introduction: Counter::noop(),
             stranger: Counter::noop(),
+            unwelcome: Counter::noop(),
             open: Gauge::noop(),
         }
     }
@@ -630,8 +664,23 @@ impl Metrics {
             full: refused("full"),
             failed: refused("accept_failed"),
             handshake: refused("handshake"),
+            handshakes: refused("handshakes"),
+            introduction: refused("introduction"),
             stranger: refused("stranger"),
+            unwelcome: refused("unwelcome"),
             open: r.gauge(CONNECTIONS, &[listener]),
+        }
+    }
+
+    /// Where the certificate of a listener is told.
+    pub fn certificate(&self, listener: &'static str) -> CertificateFigures {
+        let r = Register(&self.recorder);
+        let listener = ("listener", listener);
+        let looked = |outcome| r.counter(CERTIFICATE_LOOKS, &[listener, ("outcome", outcome)]);
+        CertificateFigures {
+            ends: r.gauge(CERTIFICATE_ENDS, &[listener]),
+            replaced: looked("replaced"),
+            failed: looked("failed"),
         }
     }
 

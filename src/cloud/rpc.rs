@@ -42,6 +42,11 @@ const ONE_SHOT: Duration = Duration::from_secs(10);
 const CALLS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
 const CALLS_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
+/// Streams opened, of everybody together: when all suites come back at once, they are let in one after the other, and those who have
+/// to wait come again by their own jitter.
+const OPENINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).unwrap();
+const OPENINGS_AT_ONCE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
 /// Attempts to enrol, of everybody together.
 const ENROLMENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 const ENROLMENTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
@@ -85,6 +90,8 @@ pub struct Api {
     calls: Cache<SuiteId, Arc<DefaultDirectRateLimiter>>,
     metrics: Arc<Metrics>,
     enrol_failures: auth::Failures,
+    /// Streams opened, of everybody together.
+    openings: DefaultDirectRateLimiter,
     /// Enrolments of everybody together.
     enrolments: DefaultDirectRateLimiter,
     /// Suites that have renewed their key within the last minute.
@@ -116,6 +123,9 @@ impl Api {
             calls,
             metrics,
             enrol_failures: auth::Failures::default(),
+            openings: RateLimiter::direct(
+                Quota::per_second(OPENINGS_PER_SECOND).allow_burst(OPENINGS_AT_ONCE),
+            ),
             enrolments: RateLimiter::direct(
                 Quota::per_second(ENROLMENTS_PER_SECOND).allow_burst(ENROLMENTS_AT_ONCE),
             ),
@@ -182,13 +192,15 @@ impl Api {
     /// Who calls. Not too often.
     async fn identify<T>(&self, request: &Request<T>) -> Result<SuiteIdentity, Status> {
         let peer = request.extensions().get::<Peer>().copied();
-        let identity = self.auth.identify(request.metadata(), peer).await?;
+        let identity = self.auth.identify(request.metadata(), peer).await;
+        let identity = identity.inspect_err(|_| listener::turned_away(request.extensions()))?;
         listener::admit(request.extensions());
         let limiter = self.calls.get_with(identity.suite, || {
             let quota = Quota::per_second(CALLS_PER_SECOND).allow_burst(CALLS_AT_ONCE);
             Arc::new(RateLimiter::direct(quota))
         });
         if limiter.check().is_err() {
+            listener::turned_away(request.extensions());
             return Err(Status::resource_exhausted(
                 "too many calls of this suite; at most one a second in the long run",
             ));
@@ -221,6 +233,11 @@ impl v1::presence_service_server::PresenceService for Api {
         let (identity, tenant) = self.enter(&request).await?;
         if self.supervisor.stopping().is_cancelled() {
             return Err(Status::unavailable("the server is stopping; try again"));
+        }
+        if self.openings.check().is_err() {
+            return Err(Status::unavailable(
+                "very many suites come at once; come again in a few seconds",
+            ));
         }
         // From here on the stream can be ended, also while its opening is still coming.
         let place = stream::Place::reserve(&tenant, identity.suite, Purpose::Lasting, MAX_STREAMS);

@@ -12,7 +12,6 @@ pub(super) mod session;
 mod status;
 pub(super) mod texts;
 
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -357,10 +356,7 @@ async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Res
         Cost::Begins => Some(&web.limits.begin),
         Cost::ComesBack => Some(&web.limits.callback),
     };
-    let peer = request.extensions().get::<Peer>();
-    let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
-    let address = limits::address(peer, web.config.behind_proxy, request.headers());
-    if budget.is_some_and(|budget| !budget.allows(address)) {
+    if budget.is_some_and(|budget| !budget.allows(Peer::of(request.extensions()))) {
         // Not which path: in some there is a secret.
         tracing::warn!("too many sign-ins from one address");
         let mut response = Failure::Kind(Kind::TooMany).into_response();

@@ -8,6 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::alerts::{self, ReceiverConfig};
+use super::listeners::{self, ListenerConfig};
 use super::load::{ConfigError, Loader};
 use crate::cloud::alerts::rules::Limits;
 use crate::cloud::directory::LookupPace;
@@ -42,26 +43,13 @@ pub enum CredentialFiles {
     },
 }
 
-/// TLS of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// Private key, PEM.
-    pub private_key: PathBuf,
-}
-
 /// The web pages: onboarding and the customers' status pages.
 #[derive(Debug, Clone)]
 pub struct WebConfig {
     /// Where browsers connect.
-    pub listen: SocketAddr,
+    pub listener: ListenerConfig,
     /// The same as browsers write it: an origin, for example `https://connect.example.com`.
     pub public_url: Url,
-    /// TLS of that listener.
-    pub tls: Option<TlsFiles>,
-    /// Whether a proxy in front tells the browser's address.
-    pub behind_proxy: bool,
     /// Name of this service on the pages, as registered with Microsoft.
     pub service_name: String,
     /// Who helps: an address or a telephone number, shown on the pages; may be empty.
@@ -78,13 +66,9 @@ pub struct WebConfig {
 #[derive(Debug, Clone)]
 pub struct OperatorsConfig {
     /// Where operators' browsers, the command line and probes connect.
-    pub listen: SocketAddr,
+    pub listener: ListenerConfig,
     /// The same as browsers write it: an origin.
     pub public_url: Url,
-    /// TLS of that listener.
-    pub tls: Option<TlsFiles>,
-    /// Whether a proxy in front tells the browser's address.
-    pub behind_proxy: bool,
     /// The operators' password, hashed. With neither this nor `oidc` nobody signs in to the pages, and only the admin API is there.
     pub password_file: Option<PathBuf>,
     /// The same at an issuer.
@@ -132,9 +116,7 @@ pub struct CloudConfig {
     /// File of the key-encryption key.
     pub key_file: PathBuf,
     /// Where suites connect.
-    pub grpc_listen: SocketAddr,
-    /// TLS of that listener.
-    pub grpc_tls: Option<TlsFiles>,
+    pub grpc: ListenerConfig,
     /// Where suites connect, as they write it.
     pub grpc_public_url: Url,
     /// `aud` of the suites' JWTs.
@@ -172,43 +154,6 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The files of a listener's TLS: both or none.
-fn tls_files(
-    loader: &mut Loader,
-    section: &str,
-    certificate: Option<PathBuf>,
-    private_key: Option<PathBuf>,
-) -> Option<TlsFiles> {
-    match (certificate, private_key) {
-        (Some(certificate), Some(private_key)) => Some(TlsFiles {
-            certificate,
-            private_key,
-        }),
-        (None, None) => None,
-        _ => {
-            loader.problem(section, "certificate_file and private_key_file go together");
-            None
-        }
-    }
-}
-
-/// Plain text is for this machine, and for a proxy that terminates TLS.
-fn needs_tls(
-    loader: &mut Loader,
-    key: &str,
-    listen: SocketAddr,
-    tls: Option<&TlsFiles>,
-    behind_proxy: bool,
-) {
-    if tls.is_none() && !listen.ip().is_loopback() && !behind_proxy {
-        loader.problem(
-            key,
-            "is open to other machines, so certificate_file and private_key_file are needed, or behind_proxy = true if \
-             something before it terminates TLS",
-        );
-    }
-}
-
 /// An address as browsers write it, without a path.
 fn must_be_origin(loader: &mut Loader, key: &str, url: &Url) {
     if url.scheme() != "https" && !is_loopback(url) {
@@ -225,18 +170,26 @@ fn must_be_origin(loader: &mut Loader, key: &str, url: &Url) {
     }
 }
 
+/// A listener on this machine, if nothing else is said.
+fn listener_or(
+    loader: &mut Loader,
+    section: &str,
+    port: u16,
+    may_be_balanced: bool,
+) -> ListenerConfig {
+    let default = SocketAddr::from(([127, 0, 0, 1], port));
+    listeners::listener(loader, section, Some(default), may_be_balanced)
+        .unwrap_or_else(|| ListenerConfig::plain(default))
+}
+
 /// The section of the web pages. Without `listen` there are none, as before there were any.
 fn web(loader: &mut Loader) -> Option<WebConfig> {
+    let listener = listeners::listener(loader, "web", None, true);
+    let own = listener.as_ref().map_or_else(
+        || "http://localhost".into(),
+        |own| format!("{}://{}", own.scheme(), own.listen),
+    );
     let mut s = loader.section("web");
-    let listen = s.socket_addr("listen");
-    let certificate = s.path("certificate_file");
-    let private_key = s.path("private_key_file");
-    let behind_proxy = s.bool_or("behind_proxy", false);
-    let own = match listen {
-        Some(listen) if certificate.is_some() => format!("https://{listen}"),
-        Some(listen) => format!("http://{listen}"),
-        None => "http://localhost".into(),
-    };
     let public_url = s.url_or("public_url", &own);
     let service_name = s.text_or("service_name", "Presence Bridge");
     let support = s.text_or("support", "");
@@ -247,15 +200,11 @@ fn web(loader: &mut Loader) -> Option<WebConfig> {
         Duration::ZERO..=Duration::from_hours(1),
     );
     let require_directory_roles = s.bool_or("require_directory_roles", true);
-    let tls = tls_files(loader, "web", certificate, private_key);
-    let listen = listen?;
-    needs_tls(loader, "web.listen", listen, tls.as_ref(), behind_proxy);
+    let listener = listener?;
     must_be_origin(loader, "web.public_url", &public_url);
     Some(WebConfig {
-        listen,
+        listener,
         public_url,
-        tls,
-        behind_proxy,
         service_name,
         support,
         sign_ins_per_minute: u32::try_from(sign_ins).unwrap_or(20),
@@ -287,26 +236,11 @@ fn traces(loader: &mut Loader) -> Option<TraceSettings> {
 
 /// The section of the operators' listener.
 fn operators(loader: &mut Loader) -> OperatorsConfig {
+    let listener = listener_or(loader, "operators", 8444, false);
+    let own = format!("{}://{}", listener.scheme(), listener.listen);
     let mut s = loader.section("operators");
-    let listen = s.socket_addr_or("listen", SocketAddr::from(([127, 0, 0, 1], 8444)));
-    let certificate = s.path("certificate_file");
-    let private_key = s.path("private_key_file");
-    let behind_proxy = s.bool_or("behind_proxy", false);
-    let scheme = if certificate.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let public_url = s.url_or("public_url", &format!("{scheme}://{listen}"));
+    let public_url = s.url_or("public_url", &own);
     let password_file = s.path("password_file");
-    let tls = tls_files(loader, "operators", certificate, private_key);
-    needs_tls(
-        loader,
-        "operators.listen",
-        listen,
-        tls.as_ref(),
-        behind_proxy,
-    );
     must_be_origin(loader, "operators.public_url", &public_url);
     let mut s = loader.section("oidc");
     let issuer = s.url("issuer").zip(s.text("issuer"));
@@ -339,10 +273,8 @@ fn operators(loader: &mut Loader) -> OperatorsConfig {
         );
     }
     OperatorsConfig {
-        listen,
+        listener,
         public_url,
-        tls,
-        behind_proxy,
         password_file,
         oidc: issuer.map(|(issuer_url, issuer)| OidcConfig {
             issuer,
@@ -455,27 +387,12 @@ impl CloudConfig {
         let database = s.required_path("database_file");
         let key_file = s.required_path("key_file");
 
+        let grpc = listener_or(&mut loader, "grpc", 8443, true);
+        let own = format!("{}://{}", grpc.scheme(), grpc.listen);
         let mut s = loader.section("grpc");
-        let grpc_listen = s.socket_addr_or("listen", SocketAddr::from(([127, 0, 0, 1], 8443)));
-        let certificate = s.path("certificate_file");
-        let private_key = s.path("private_key_file");
-        let behind_proxy = s.bool_or("behind_proxy", false);
         let audience = s.text_or("audience", "presence-cloud");
         let reflection = s.bool_or("reflection", true);
-        let grpc_tls = tls_files(&mut loader, "grpc", certificate, private_key);
-        needs_tls(
-            &mut loader,
-            "grpc.listen",
-            grpc_listen,
-            grpc_tls.as_ref(),
-            behind_proxy,
-        );
-
-        let own = format!(
-            "{}://{grpc_listen}",
-            if grpc_tls.is_some() { "https" } else { "http" }
-        );
-        let grpc_public_url = loader.section("grpc").url_or("public_url", &own);
+        let grpc_public_url = s.url_or("public_url", &own);
         let web = web(&mut loader);
         let operators = operators(&mut loader);
 
@@ -584,8 +501,7 @@ impl CloudConfig {
             extra_roots,
             database,
             key_file,
-            grpc_listen,
-            grpc_tls,
+            grpc,
             grpc_public_url,
             audience,
             reflection,
@@ -797,7 +713,7 @@ mod tests {
     fn plain_text_is_for_loopback_and_for_proxies() {
         parse(&format!("{LEAST}\n[grpc]\nlisten = \"0.0.0.0:443\"\n")).unwrap_err();
         parse(&format!(
-            "{LEAST}\n[grpc]\nlisten = \"0.0.0.0:443\"\nbehind_proxy = true\n"
+            "{LEAST}\n[grpc]\nlisten = \"0.0.0.0:443\"\nbehind_proxy = true\ntrusted_proxies = [\"10.0.0.7\"]\n"
         ))
         .unwrap();
         parse(&LEAST.replace("[store]", "graph_url = \"http://127.0.0.1:9/\"\n[store]")).unwrap();

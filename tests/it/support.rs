@@ -2,8 +2,11 @@
 
 pub mod aadsts_codes;
 pub mod asker;
+pub mod attacks;
+pub mod besieged;
 pub mod browser;
 pub mod collector;
+pub mod frames;
 pub mod issuer;
 pub mod log;
 pub mod openapi;

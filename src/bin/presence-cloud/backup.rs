@@ -18,8 +18,8 @@ pub async fn backup(config: &CloudConfig, target: &Path) -> anyhow::Result<()> {
 }
 
 pub async fn restore(config: &CloudConfig, file: &Path) -> anyhow::Result<()> {
-    let mut listeners = vec![config.grpc_listen, config.operators.listen];
-    listeners.extend(config.web.as_ref().map(|web| web.listen));
+    let mut listeners = vec![config.grpc.listen, config.operators.listener.listen];
+    listeners.extend(config.web.as_ref().map(|web| web.listener.listen));
     let (clock, by) = (Clock::system(), Actor::of_this_account());
     let (database, key_file) = (&config.database, &config.key_file);
     let restored = backup::restore(file, database, key_file, &listeners, &clock, &by).await?;

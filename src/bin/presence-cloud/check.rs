@@ -9,7 +9,8 @@ use presence_bridge::cloud::mail::Mailer;
 use presence_bridge::cloud::operators::Operators;
 use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
 use presence_bridge::cloud::{self, BuildError};
-use presence_bridge::config::cloud::{CloudConfig, OperatorsConfig, TlsFiles};
+use presence_bridge::config::cloud::{CloudConfig, OperatorsConfig};
+use presence_bridge::config::listeners::TlsFiles;
 use presence_bridge::microsoft::{Ending, Entra, MicrosoftError};
 use presence_bridge::secret::KeyRing;
 
@@ -46,7 +47,7 @@ pub async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::R
     if let Ok(entra) = &entra {
         well &= check_ends(entra);
     }
-    well &= check_tls("TLS of the gRPC listener", config.grpc_tls.as_ref());
+    well &= check_tls("TLS of the gRPC listener", config.grpc.tls.as_ref());
     let store = if config.database.exists() {
         let store = Store::open(&config.database).await;
         let found = store
@@ -61,7 +62,7 @@ pub async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::R
         ));
         None
     };
-    well &= check_port("the gRPC port", config.grpc_listen).await;
+    well &= check_port("the gRPC port", config.grpc.listen).await;
     say(&format!(
         "  note  the budget: {} presence requests per {} s and tenant; everybody is read every {:?} at best",
         config.poll.presence.allowed(),
@@ -141,7 +142,7 @@ async fn check_port(what: &str, address: SocketAddr) -> bool {
 
 fn check_tls(what: &str, files: Option<&TlsFiles>) -> bool {
     files.is_none_or(|files| {
-        let tls = cloud::listener::tls(&files.certificate, &files.private_key);
+        let tls = cloud::listener::Tls::new(files);
         let fits = tls.map(|_| "certificate and key fit".into());
         step(what, &fits.map_err(Into::into))
     })
@@ -154,8 +155,8 @@ async fn check_pages(config: &CloudConfig) -> bool {
         return true;
     };
     let mut well = true;
-    well &= check_tls("TLS of the pages", web.tls.as_ref());
-    well &= check_port("the port of the pages", web.listen).await;
+    well &= check_tls("TLS of the pages", web.listener.tls.as_ref());
+    well &= check_port("the port of the pages", web.listener.listen).await;
     say(&format!(
         "  note  the pages: register {} with Microsoft as a redirect address of the platform \"Web\"",
         web.redirect_uri()

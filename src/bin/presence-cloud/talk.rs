@@ -135,11 +135,11 @@ pub fn operators(
     config: &CloudConfig,
     ca_file: Option<&Path>,
 ) -> anyhow::Result<(reqwest::Client, Url)> {
-    let address = here(config.operators.listen);
+    let address = here(config.operators.listener.listen);
     let mut roots = ca_file.map(certificates).transpose()?.unwrap_or_default();
     let mut base = Url::parse(&format!("http://{address}"))?;
     let mut named = None;
-    if let Some(tls) = &config.operators.tls {
+    if let Some(tls) = &config.operators.listener.tls {
         roots.extend(certificates(&tls.certificate)?);
         let host = config.operators.public_url.host_str().unwrap_or_default();
         base = Url::parse(&format!("https://{host}:{}", address.port()))?;

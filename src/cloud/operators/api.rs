@@ -13,7 +13,6 @@ mod tell;
 
 pub use problem::ProblemBody;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,15 +22,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::Operators;
 use super::password::Gate;
-use crate::cloud::listener::Peer;
 use crate::cloud::operations::Operations;
-use crate::cloud::web::limits;
 use local::Seen;
 use problem::Problem;
 
@@ -131,14 +128,6 @@ impl AdminApi {
 
     fn operations(&self) -> &Operations {
         &self.operators.operations
-    }
-
-    /// Who asks, by address: a whole network of IPv6 counts as one.
-    fn address(&self, extensions: &http::Extensions, headers: &HeaderMap) -> IpAddr {
-        let peer = extensions.get::<Peer>();
-        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
-        let behind_proxy = self.operators.config.behind_proxy;
-        limits::network(limits::address(peer, behind_proxy, headers))
     }
 
     /// All addresses there are, to be nested under `/api`.

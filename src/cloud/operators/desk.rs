@@ -28,7 +28,6 @@ use crate::cloud::listener::{Peer, admit};
 use crate::cloud::operations::{OperationError, Operations};
 use crate::cloud::store::{Actor, OperatorSession, Role, StoreError};
 use crate::cloud::tokens::chain;
-use crate::cloud::web::limits;
 use crate::cloud::web::security_headers;
 use crate::cloud::web::session::{
     AGE, CookieNames, IDLE, MAX_FORM, NOTE_USE, READ_FORM, derive, hash, same, token,
@@ -286,14 +285,6 @@ impl Desk {
             Err(_) => None,
         }
     }
-
-    /// The browser's address.
-    pub fn address(&self, extensions: &http::Extensions, headers: &HeaderMap) -> IpAddr {
-        let peer = extensions.get::<Peer>();
-        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |p| p.0);
-        let behind_proxy = self.operators.config.behind_proxy;
-        limits::network(limits::address(peer, behind_proxy, headers))
-    }
 }
 
 /// A browser that asks for something.
@@ -429,7 +420,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Desk>> for Sent<T> {
             return Err(Failure::Forbidden);
         }
         let visit = Visit::read(desk, request.headers(), true).await?;
-        let address = desk.address(request.extensions(), request.headers());
+        let address = Peer::of(request.extensions()).network();
         let body = axum::body::to_bytes(request.into_body(), MAX_FORM);
         let body = tokio::time::timeout(READ_FORM, body)
             .await

@@ -543,6 +543,7 @@ pub fn technical(word: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::listeners::ListenerConfig;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -560,10 +561,8 @@ mod tests {
             viewers: Vec::new(),
         };
         let operators = OperatorsConfig {
-            listen: ([127, 0, 0, 1], 8444).into(),
+            listener: ListenerConfig::plain(([127, 0, 0, 1], 8444).into()),
             public_url: url("https://presence.example"),
-            tls: None,
-            behind_proxy: false,
             password_file: None,
             oidc: Some(oidc),
         };

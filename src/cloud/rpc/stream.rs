@@ -455,7 +455,9 @@ pub(super) fn farewell_of(reason: EndReason) -> (v1::GoAwayReason, Status) {
         ),
         EndReason::TooSlow => (
             v1::GoAwayReason::TooSlow,
-            Status::resource_exhausted("nothing was read for too long; come back"),
+            Status::resource_exhausted(
+                "too much waited, or waited for too long, to be read; come back",
+            ),
         ),
         EndReason::MaximumAge => (
             v1::GoAwayReason::MaximumAge,

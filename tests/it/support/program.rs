@@ -22,6 +22,21 @@ impl Program {
         Self(command.arg("serve").stdout(Stdio::null()).spawn().unwrap())
     }
 
+    /// The same, with no more than so many open files and connections.
+    pub fn serve_with_files(folder: &Path, most: u32) -> Self {
+        let serve = command(folder);
+        let mut limited = Command::new("sh");
+        limited
+            .arg("-c")
+            .arg(format!("ulimit -n {most}; exec \"$@\""));
+        limited
+            .arg("sh")
+            .arg(serve.get_program())
+            .args(serve.get_args());
+        limited.arg("serve").env("RUST_LOG", "warn");
+        Self(limited.stdout(Stdio::null()).spawn().unwrap())
+    }
+
     /// The same, stopping for good at a named point. It has come there when the file exists that is returned.
     #[cfg(debug_assertions)]
     pub fn serve_until(folder: &Path, point: &str) -> (Self, std::path::PathBuf) {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud::listener;
-use presence_bridge::config::cloud::{CloudConfig, TlsFiles};
+use presence_bridge::config::cloud::CloudConfig;
+use presence_bridge::config::listeners::{InFront, ListenerConfig, TlsFiles};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -27,8 +28,9 @@ const START: &str = "start it (systemctl start presence-cloud, or presence-cloud
 pub async fn hops(config: &CloudConfig) -> Vec<Hop> {
     let mut hops = vec![grpc(config).await];
     if let Some(web) = &config.web {
-        let answer = pages(here(web.listen), &web.public_url, web.tls.as_ref()).await;
-        hops.push(judged("listener: web", answer, web.tls.as_ref()));
+        let tls = web.listener.tls.as_ref();
+        let answer = pages(&web.listener, &web.public_url).await;
+        hops.push(judged("listener: web", answer, tls));
     }
     hops.push(operators(config).await);
     hops
@@ -43,7 +45,7 @@ fn judged(hop: &'static str, answer: anyhow::Result<String>, tls: Option<&TlsFil
     let Some(tls) = tls else {
         return Hop::ok(hop, told);
     };
-    let renew = "renew the certificate and restart the service";
+    let renew = "renew the certificate; the service takes it over by itself within seconds";
     let ends = match listener::certificate_ends(&tls.certificate) {
         Ok(ends) => ends,
         Err(e) => return Hop::failed(hop, crate::output::chain(&e), renew),
@@ -69,8 +71,11 @@ fn judged(hop: &'static str, answer: anyhow::Result<String>, tls: Option<&TlsFil
 
 /// The health service, as suites would reach it from here.
 async fn grpc(config: &CloudConfig) -> Hop {
-    let (address, tls) = (here(config.grpc_listen), config.grpc_tls.as_ref());
+    let (address, tls) = (here(config.grpc.listen), config.grpc.tls.as_ref());
     let ask = async {
+        if speaks_only_through_a_balancer(&config.grpc) {
+            return knock(address).await;
+        }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
             .connect_timeout(ANSWER)
@@ -100,11 +105,28 @@ async fn grpc(config: &CloudConfig) -> Hop {
     judged("listener: gRPC", ask.await, tls)
 }
 
-async fn pages(
-    address: SocketAddr,
-    public_url: &Url,
-    tls: Option<&TlsFiles>,
-) -> anyhow::Result<String> {
+/// Whether who connects from here has to introduce somebody first.
+fn speaks_only_through_a_balancer(listener: &ListenerConfig) -> bool {
+    let here = here(listener.listen).ip();
+    matches!(&listener.in_front, InFront::Balancer(trusted) if trusted.has(here))
+}
+
+/// Whether somebody opens.
+async fn knock(address: SocketAddr) -> anyhow::Result<String> {
+    let knock = tokio::time::timeout(ANSWER, tokio::net::TcpStream::connect(address)).await;
+    knock
+        .with_context(|| format!("{address} does not answer"))?
+        .with_context(|| format!("nothing listens at {address}"))?;
+    Ok(format!(
+        "{address} accepts connections; what it answers is seen through the load balancer only"
+    ))
+}
+
+async fn pages(listener: &ListenerConfig, public_url: &Url) -> anyhow::Result<String> {
+    let (address, tls) = (here(listener.listen), listener.tls.as_ref());
+    if speaks_only_through_a_balancer(listener) {
+        return knock(address).await;
+    }
     let host = public_url.host_str().unwrap_or_default();
     let (client, base) = match tls {
         Some(tls) => (
@@ -125,7 +147,10 @@ async fn pages(
 /// The operators' listener, and what it says of the whole service.
 async fn operators(config: &CloudConfig) -> Hop {
     const HOP: &str = "listener: operators";
-    let (address, tls) = (here(config.operators.listen), config.operators.tls.as_ref());
+    let (address, tls) = (
+        here(config.operators.listener.listen),
+        config.operators.listener.tls.as_ref(),
+    );
     let ask = Ask {
         json: true,
         url: None,

@@ -13,7 +13,7 @@ use super::AdminApi;
 use super::ask;
 use super::local;
 use super::problem::Problem;
-use crate::cloud::listener::admit;
+use crate::cloud::listener::{Peer, admit};
 use crate::cloud::operations::answers::Me;
 use crate::cloud::store::{Action, Actor, Deed, Role};
 use crate::cloud::tokens::chain;
@@ -136,7 +136,7 @@ pub async fn let_in(
             request.extensions_mut().insert(caller);
         }
         Ok(None) => {
-            let address = api.address(request.extensions(), request.headers());
+            let address = Peer::of(request.extensions()).network();
             return api.refuse(address).await.into_response();
         }
         Err(problem) => return problem.into_response(),

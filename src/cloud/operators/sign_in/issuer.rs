@@ -12,6 +12,7 @@ use super::super::desk::{Answer, Desk, Failure, Visit, go, with_cookie};
 use super::super::oidc::{Brought, Issuer, OidcError, Person, technical};
 use super::super::texts::Texts;
 use super::{NOBODY, begin, refused};
+use crate::cloud::listener::Peer;
 use crate::cloud::store::OperatorSession;
 use crate::cloud::tokens::chain;
 use crate::model::Timestamp;
@@ -66,7 +67,7 @@ pub async fn callback(
     let issuer = issuer(&desk)?;
     let jar = CookieJar::from_headers(&parts.headers);
     let cookie = jar.get(desk.cookies.sign_in).map(|c| c.value().to_owned());
-    let address = desk.address(&parts.extensions, &parts.headers);
+    let address = Peer::of(&parts.extensions).network();
     let answer = returned(&desk, issuer, &visit, cookie.as_deref(), query, address).await;
     // Whatever came of it, this sign-in is over.
     Ok(with_cookie(
