@@ -57,18 +57,19 @@ impl Backoff {
 
 /// How long to stop a whole bucket after being throttled for the `nth` time in a row (1 is the first).
 ///
-/// Told a time, wait that long and up to a tenth more, between one second and one hour; told nothing usable, a minute,
-/// doubling up to 15 minutes.
+/// Told a time, wait that long, between one second and one hour; told nothing usable, a minute, doubling up to 15 minutes. In both
+/// cases up to a tenth more, so that those who were throttled together do not come back together.
 pub fn throttle_wait(told: Option<Duration>, nth: u32, rng: &mut fastrand::Rng) -> Duration {
     const MINUTE: Duration = Duration::from_mins(1);
-    match told {
-        Some(told) if !told.is_zero() => told
-            .clamp(Duration::from_secs(1), Duration::from_hours(1))
-            .mul_f64(1.0 + rng.f64() / 10.0),
+    let least = match told {
+        Some(told) if !told.is_zero() => {
+            told.clamp(Duration::from_secs(1), Duration::from_hours(1))
+        }
         _ => MINUTE
             .saturating_mul(1 << nth.saturating_sub(1).min(4))
             .min(MINUTE * 15),
-    }
+    };
+    least.mul_f64(1.0 + rng.f64() / 10.0)
 }
 
 #[cfg(test)]
@@ -153,9 +154,10 @@ mod tests {
     #[test]
     fn told_nothing_waits_longer_each_time() {
         let mut rng = fastrand::Rng::with_seed(1);
-        let waits: Vec<u64> = (1..=7)
-            .map(|n| throttle_wait(None, n, &mut rng).as_secs())
-            .collect();
-        assert_eq!(waits, [60, 120, 240, 480, 900, 900, 900]);
+        for (n, least) in (1..).zip([60, 120, 240, 480, 900, 900, 900]) {
+            let least = Duration::from_secs(least);
+            let wait = throttle_wait(None, n, &mut rng);
+            assert!(wait >= least && wait <= least.mul_f64(1.1), "{n}: {wait:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::backoff::{Backoff, throttle_wait};
+use super::poller::breaker::Pauses;
 use crate::microsoft::Recovery;
 use crate::model::{Cause, Health, HealthState, Timestamp};
 
@@ -52,19 +52,14 @@ const PROBES_WHEN_JUST_AUTHORIZED: [Duration; 3] = [
     Duration::from_mins(15),
 ];
 
-/// Failures in a row after which Microsoft is down for long rather than for a moment: some minutes of trying.
-const FAILURES_BEFORE_LONG_WAITS: u32 = 20;
-
-/// Ceiling of the waits from then on. `security-and-faults.md` §6, breaker.
-const A_LONG_WAIT: Duration = Duration::from_mins(5);
-
 /// Follows the outcomes of one tenant's calls.
 #[derive(Debug)]
 pub struct HealthMachine {
     health: Health,
     patience: Patience,
     failures: u32,
-    throttled: u32,
+    /// How long failures that pass keep the breaker open.
+    pauses: Pauses,
     /// When re-authorization was first asked for, since the last success.
     refused_since: Option<Timestamp>,
     /// Failures of ours in a row.
@@ -77,10 +72,6 @@ pub struct HealthMachine {
     authorized_at: Option<Timestamp>,
     /// Tries so far because that is not long ago.
     early_probes: usize,
-    backoff: Backoff,
-    /// Takes the place of the other after many failures in a row.
-    long_backoff: Backoff,
-    rng: fastrand::Rng,
 }
 
 impl HealthMachine {
@@ -94,7 +85,7 @@ impl HealthMachine {
             },
             patience,
             failures: 0,
-            throttled: 0,
+            pauses: Pauses::new(seed),
             refused_since: None,
             ours: 0,
             refused_tokens: 0,
@@ -102,9 +93,6 @@ impl HealthMachine {
             tokens_refused_since: None,
             authorized_at: None,
             early_probes: 0,
-            backoff: Backoff::for_calls(seed),
-            long_backoff: Backoff::new(Duration::from_secs(5), A_LONG_WAIT, seed),
-            rng: fastrand::Rng::with_seed(seed),
         }
     }
 
@@ -120,8 +108,7 @@ impl HealthMachine {
 
     /// Presence was read.
     pub fn succeeded(&mut self, now: Timestamp) {
-        self.throttled = 0;
-        self.try_anew();
+        self.succeeded_quietly();
         if !self.is_ended_by_the_operator() {
             self.enter(HealthState::Connected, None, now);
         }
@@ -146,7 +133,7 @@ impl HealthMachine {
     }
 
     fn succeeded_quietly(&mut self) {
-        self.throttled = 0;
+        self.pauses.succeeded();
         self.try_anew();
     }
 
@@ -185,13 +172,6 @@ impl HealthMachine {
         self.failed(&recovery, now)
     }
 
-    /// Says more of a failure that may pass.
-    pub fn explain(&mut self, cause: Cause) {
-        if self.health.state == HealthState::Degraded {
-            self.health.cause = Some(cause);
-        }
-    }
-
     /// Names the request that has shown the cause, unless one is named already.
     pub fn correlate(&mut self, id: &str) {
         if let Some(cause) = &mut self.health.cause
@@ -228,21 +208,21 @@ impl HealthMachine {
         self.refused_token = None;
         self.tokens_refused_since = None;
         self.early_probes = 0;
-        self.backoff.reset();
-        self.long_backoff.reset();
-    }
-
-    /// The next wait after a failure that may pass.
-    fn next_wait(&mut self) -> Duration {
-        if self.failures > FAILURES_BEFORE_LONG_WAITS {
-            self.long_backoff.next_wait()
-        } else {
-            self.backoff.next_wait()
-        }
+        self.pauses.start_over();
     }
 
     /// A call failed. Returns how long to leave the tenant alone; zero means until the next sweep is due.
     pub fn failed(&mut self, recovery: &Recovery, now: Timestamp) -> Duration {
+        self.failed_for(recovery, None, now)
+    }
+
+    /// As [`HealthMachine::failed`], where more can be said of a failure that passes.
+    pub fn failed_for(
+        &mut self,
+        recovery: &Recovery,
+        passing: Option<Cause>,
+        now: Timestamp,
+    ) -> Duration {
         self.failures = self.failures.saturating_add(1);
         match recovery {
             Recovery::Retry { after } => {
@@ -250,23 +230,19 @@ impl HealthMachine {
                     // Told to wait, the next try is far away: it would be too late to tell the suites then.
                     self.failures = self.failures.max(FAILURES_BEFORE_DEGRADED);
                 }
-                self.transient(microsoft_does_not_answer(), now);
-                after
-                    .unwrap_or_default()
-                    .min(Duration::from_hours(1))
-                    .max(self.next_wait())
+                self.transient(passing.unwrap_or_else(microsoft_does_not_answer), now);
+                self.pauses.after_failure(*after)
             }
             Recovery::FreshToken { .. } => {
                 self.transient(token_not_accepted(), now);
-                self.next_wait()
+                self.pauses.after_failure(None)
             }
             Recovery::Split => {
                 self.transient(microsoft_refuses(), now);
-                self.next_wait()
+                self.pauses.after_failure(None)
             }
             Recovery::Throttled { after } => {
-                self.throttled = self.throttled.saturating_add(1);
-                let wait = throttle_wait(*after, self.throttled, &mut self.rng);
+                let wait = self.pauses.after_throttling(*after);
                 // Asked to slow down we keep the values we have; the suites are told, because they get older.
                 if !self.needs_somebody() {
                     self.enter(HealthState::Degraded, Some(throttled(wait)), now);
@@ -406,6 +382,7 @@ fn throttled(wait: Duration) -> Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::poller::breaker::LONGEST_PAUSE;
 
     fn at(secs: i64) -> Timestamp {
         Timestamp::from_secs(secs)
@@ -530,7 +507,7 @@ mod tests {
         let waits: Vec<Duration> = (0..200).map(|n| m.failed(&DOWN, at(n * 300))).collect();
         let (first, later) = waits.split_at(20);
         assert!(first.iter().all(|wait| *wait <= Duration::from_mins(1)));
-        assert!(later.iter().all(|wait| *wait <= A_LONG_WAIT));
+        assert!(later.iter().all(|wait| *wait <= LONGEST_PAUSE));
         assert!(later.iter().sum::<Duration>() > Duration::from_mins(1) * 180);
         m.succeeded(at(99_999));
         assert!(m.failed(&DOWN, at(100_000)) <= Duration::from_secs(1));

@@ -126,6 +126,8 @@ table! {
         "Tenants being served, by health of their connection.";
     TENANTS_THROTTLED = "presence_cloud_tenants_throttled", Kind::Gauge, [],
         "Tenants whose presence is not asked for just now because Microsoft said so.";
+    BREAKERS = "presence_cloud_breakers", Kind::Gauge, ["endpoint", "state"],
+        "Tenants by endpoint of Microsoft and state of its breaker: closed, open after a failure, half_open while one call decides.";
     WATCHED = "presence_cloud_people_watched", Kind::Gauge, ["coverage"],
         "Distinct watched people of all tenants: monitored, resolving, or uncovered for any other reason.";
     TENANT_HEALTH = "presence_cloud_tenant_health", Kind::Gauge, ["tenant", "state"],

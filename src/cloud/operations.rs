@@ -656,6 +656,7 @@ impl Live {
             throttled_since: f.throttled_since,
             resting_ms: f.resting.map(view::millis),
             next_call_at: f.resting.map(|rest| now.plus(rest)),
+            breakers: f.breakers.into(),
             token_given_at: f.access.received_at,
             token_ends_at: f.access.expires_at,
             renewals_failed: f.access.failures,

@@ -2,9 +2,10 @@
 //!
 //! Invariants: what decides is in [`sweep`], [`budget`], [`super::health`] and [`super::hub`]; here things are only done. The
 //! hub's lock is never held across an await. Nobody watching, no calls but [`Tenant::exercise`]. After a failure both loops of the
-//! tenant rest until the health machine allows the next call; trouble with looking up names, unless it is about the token, rests
-//! only the lookups. The outcome of a call that began before the operator changed the tenant is not told.
+//! tenant rest as long as its [`breaker`] is open, and one call alone decides whether they go on; trouble with looking up names,
+//! unless it is about the token, opens only the breaker of the lookups. The outcome of a call that began before the operator changed the tenant is not told.
 
+pub mod breaker;
 pub mod budget;
 pub mod sweep;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
+use breaker::{Breaker, BreakerState, Pauses};
 use budget::{Budget, Limit, cadence};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -31,7 +33,6 @@ use super::keeper::{RECENT, Standing};
 use super::metrics::Metrics;
 use super::store::{ConnectionKind, TenantRow, TenantStatus};
 use super::tokens::{AccessFigures, Failure, Held, Tokens, chain};
-use crate::backoff::{Backoff, throttle_wait};
 use crate::clock::Clock;
 use crate::microsoft::error::Operation;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
@@ -176,13 +177,11 @@ struct Core {
     /// When the connection was last exercised, and the jitter until the next time.
     exercised: Option<(Instant, f64)>,
     rng: fastrand::Rng,
-    /// No call before this.
-    resting_until: Option<Instant>,
-    /// No lookup before this.
-    lookups_resting_until: Option<Instant>,
-    lookup_backoff: Backoff,
-    /// Lookups throttled in a row.
-    lookups_throttled: u32,
+    /// For presence; open, names are not looked up either. How long, the health says.
+    breaker: Breaker<Instant>,
+    /// For lookups of names alone.
+    lookup_breaker: Breaker<Instant>,
+    lookup_pauses: Pauses,
     /// Names refused for want of a permission, since the tenant was last changed.
     refused_names: HashSet<Upn>,
     /// How often the tenant was changed.
@@ -202,6 +201,28 @@ struct Core {
     throttled_since: Option<Timestamp>,
     /// How the health went since somebody last asked.
     history: VecDeque<(Timestamp, Health)>,
+}
+
+/// Where the breakers of one tenant stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Breakers {
+    /// Reading presence.
+    pub presence: BreakerState,
+    /// Looking up names.
+    pub lookup: BreakerState,
+    /// Tokens.
+    pub token: BreakerState,
+}
+
+impl Breakers {
+    /// Each with the word for its endpoint.
+    pub const fn each(self) -> [(&'static str, BreakerState); 3] {
+        [
+            ("presence", self.presence),
+            ("lookup", self.lookup),
+            ("token", self.token),
+        ]
+    }
 }
 
 /// Figures of one tenant, for people.
@@ -229,6 +250,8 @@ pub struct TenantFigures {
     pub throttled_since: Option<Timestamp>,
     /// No call before this much time has passed.
     pub resting: Option<Duration>,
+    /// Which endpoints may be called.
+    pub breakers: Breakers,
     /// The access token in memory.
     pub access: AccessFigures,
     /// Complete sweeps so far.
@@ -251,8 +274,10 @@ pub struct Tenant {
     gone: CancellationToken,
     shared: Arc<Shared>,
     core: Mutex<Core>,
-    presence: Budget,
-    users: Budget,
+    presence: Arc<Budget>,
+    users: Arc<Budget>,
+    /// Each further page of an answer comes out of the budgets.
+    graph: Graph,
     wake_sweep: Notify,
     wake_lookup: Notify,
     sweeps: AtomicU64,
@@ -337,20 +362,22 @@ impl Tenant {
         let mut health = HealthMachine::new(settings.patience, seed, now);
         health.authorized(row.updated_at);
         let hub = TenantHub::new(epoch, settings.lookup, health.health().clone());
+        let presence = Arc::new(Budget::new(settings.presence));
+        let users = Arc::new(Budget::new(settings.users));
         let this = Arc::new(Self {
             id: row.id,
-            presence: Budget::new(settings.presence),
-            users: Budget::new(settings.users),
+            graph: within_budgets(&shared, &presence, &users),
+            presence,
+            users,
             core: Mutex::new(Core {
                 hub,
                 health,
                 without_token: false,
                 exercised: None,
                 rng: fastrand::Rng::with_seed(seed),
-                resting_until: None,
-                lookups_resting_until: None,
-                lookup_backoff: Backoff::for_calls(seed),
-                lookups_throttled: 0,
+                breaker: Breaker::default(),
+                lookup_breaker: Breaker::default(),
+                lookup_pauses: Pauses::new(!seed),
                 refused_names: HashSet::new(),
                 changes: 0,
                 told_attempt: None,
@@ -426,8 +453,8 @@ impl Tenant {
         core.changes += 1;
         core.health.start_over(now);
         core.health.authorized(authorized_at);
-        core.resting_until = None;
-        core.lookups_resting_until = None;
+        core.breaker.try_now(Instant::now());
+        core.lookup_breaker.try_now(Instant::now());
         core.exercised = None;
         let names = std::mem::take(&mut core.refused_names);
         let due_now = LookupOutcome {
@@ -471,7 +498,7 @@ impl Tenant {
             active,
             exercised_at: core.exercised.map(|(at, _)| at),
             without_token: core.without_token,
-            resting_until: core.resting_until.filter(|until| *until > Instant::now()),
+            resting_until: core.breaker.open_until(Instant::now()),
             jitter: core.exercised.map_or(0.0, |(_, jitter)| jitter),
         }
     }
@@ -494,7 +521,7 @@ impl Tenant {
             let pending = core.health.health().state == HealthState::Pending;
             let is_read = !core.hub.to_read(now, false).is_empty();
             if outcome.is_ok() && was {
-                core.resting_until = None;
+                core.breaker.try_now(Instant::now());
             }
             (was, pending, is_read)
         };
@@ -544,9 +571,12 @@ impl Tenant {
                 .filter(|_| to_be_read)
                 .map(|since| since.until(wall)),
             throttled_since: core.throttled_since,
-            resting: core
-                .resting_until
-                .and_then(|until| until.checked_duration_since(now)),
+            resting: core.breaker.open_until(now).map(|until| until - now),
+            breakers: Breakers {
+                presence: core.breaker.state(now),
+                lookup: core.lookup_breaker.state(now),
+                token: access.breaker,
+            },
             access,
             sweeps: self.sweeps.load(Ordering::Relaxed),
             changes: self.changes.load(Ordering::Relaxed),
@@ -582,9 +612,7 @@ impl Tenant {
 
     /// When the loops may call again, if they must rest.
     fn rest(&self) -> Option<Instant> {
-        self.core()
-            .resting_until
-            .filter(|until| *until > Instant::now())
+        self.core().breaker.open_until(Instant::now())
     }
 
     async fn sweep_for_ever(&self) {
@@ -672,8 +700,12 @@ impl Tenant {
         };
         let mut under_way = FuturesUnordered::new();
         let mut trouble: Option<Trouble> = None;
+        // Half-open, one request goes out alone: answered, the others follow; failed, none does.
+        let half_open = self.core().breaker.state(Instant::now()) != BreakerState::Closed;
         loop {
-            while under_way.len() < CONCURRENT_REQUESTS
+            let alone = half_open && !sweep.got_an_answer();
+            let at_once = if alone { 1 } else { CONCURRENT_REQUESTS };
+            while under_way.len() < at_once
                 && let Some(batch) = sweep.next_batch()
             {
                 under_way.push(self.read_batch(batch));
@@ -703,7 +735,7 @@ impl Tenant {
                     sweep.refused(&batch, passing);
                 }
                 Err(failed) => {
-                    if failed.is_of_one_batch() {
+                    if failed.is_of_one_batch() && !alone {
                         sweep.failed();
                     } else {
                         sweep.stop();
@@ -753,7 +785,7 @@ impl Tenant {
         self.presence.spend(1).await;
         self.shared.application.spend(1).await;
         let asked_at = self.shared.clock.now();
-        let (graph, people) = (&self.shared.graph, batch.as_slice());
+        let (graph, people) = (&self.graph, batch.as_slice());
         let ask = |held: Arc<Held>| {
             async move { graph.presences(&held.token.secret, people).await }.boxed()
         };
@@ -825,7 +857,7 @@ impl Tenant {
             Some(failure) => core.health.warned(&failure.error.recovery(), now),
             None => core.health.succeeded(now),
         }
-        core.resting_until = None;
+        core.breaker.succeeded();
         core.throttled_since = None;
         let state = core.health.health().state;
         if before != state {
@@ -863,19 +895,17 @@ impl Tenant {
                     Recovery::Retry { after: None } => Recovery::Retry { after: Some(left) },
                     other => other,
                 };
-                let wait = core.health.failed(&recovery, now).max(left);
-                if let Some(cause) = failure.error.passing_cause() {
-                    core.health.explain(cause);
-                }
-                wait
+                let passing = failure.error.passing_cause();
+                core.health.failed_for(&recovery, passing, now).max(left)
             }
             Trouble::TokenRefused(renewal) => {
                 let signs_in = kind == ConnectionKind::ServiceAccount;
                 core.health.fresh_token_refused(*renewal, signs_in, now)
             }
-            Trouble::Microsoft(_) | Trouble::AllRefused => {
-                core.health.failed(&trouble.recovery(), now)
-            }
+            Trouble::Microsoft(e) => core
+                .health
+                .failed_for(&e.recovery(), e.passing_cause(), now),
+            Trouble::AllRefused => core.health.failed(&trouble.recovery(), now),
         };
         if let Some(id) = trouble.correlation_id() {
             core.health.correlate(id);
@@ -941,8 +971,7 @@ impl Tenant {
         loop {
             let wall = self.shared.clock.now();
             let now = Instant::now();
-            let rest = self.rest().max(self.core().lookups_resting_until);
-            let rest = rest.filter(|until| *until > now);
+            let rest = self.rest().max(self.core().lookup_breaker.open_until(now));
             let next_lookup = self.core().hub.next_lookup();
             let due = match (rest, next_lookup) {
                 _ if self.row().status != TenantStatus::Active => now + ASLEEP,
@@ -973,7 +1002,7 @@ impl Tenant {
             let cost = u32::try_from(upns.len().div_ceil(MAX_IN_VALUES)).unwrap_or(u32::MAX);
             self.users.spend(cost).await;
             self.shared.application.spend(cost).await;
-            let (graph, names) = (&self.shared.graph, upns.as_slice());
+            let (graph, names) = (&self.graph, upns.as_slice());
             let ask = |held: Arc<Held>| {
                 async move { graph.lookup(&held.token.secret, names).await }.boxed()
             };
@@ -1088,34 +1117,43 @@ impl Tenant {
     }
 }
 
+/// Graph for one tenant, so that pages nobody could know of are paid for as well.
+fn within_budgets(shared: &Arc<Shared>, presence: &Arc<Budget>, users: &Arc<Budget>) -> Graph {
+    let (all, presence, users) = (Arc::clone(shared), Arc::clone(presence), Arc::clone(users));
+    shared.graph.waiting_for_turns(Arc::new(move |operation| {
+        let budget = match operation {
+            Operation::Lookup => Arc::clone(&users),
+            _ => Arc::clone(&presence),
+        };
+        let all = Arc::clone(&all);
+        async move {
+            budget.spend(1).await;
+            all.application.spend(1).await;
+        }
+        .boxed()
+    }))
+}
+
 impl Core {
     fn rest(&mut self, wait: Duration) {
-        let until = Instant::now() + wait;
-        self.resting_until = self.resting_until.max(Some(until));
+        self.breaker.failed(Instant::now() + wait);
     }
 
     fn rest_lookups(&mut self, wait: Duration) {
-        let until = Instant::now() + wait;
-        self.lookups_resting_until = self.lookups_resting_until.max(Some(until));
+        self.lookup_breaker.failed(Instant::now() + wait);
     }
 
     fn lookups_succeeded(&mut self) {
-        self.lookup_backoff.reset();
-        self.lookups_throttled = 0;
+        self.lookup_breaker.succeeded();
+        self.lookup_pauses.succeeded();
     }
 
     /// How long lookups rest after a failure that is theirs alone.
     fn lookup_wait(&mut self, recovery: &Recovery) -> Duration {
         match recovery {
-            Recovery::Throttled { after } => {
-                self.lookups_throttled = self.lookups_throttled.saturating_add(1);
-                throttle_wait(*after, self.lookups_throttled, &mut self.rng)
-            }
-            Recovery::Retry { after } => after
-                .unwrap_or_default()
-                .min(Duration::from_hours(1))
-                .max(self.lookup_backoff.next_wait()),
-            Recovery::FreshToken { .. } | Recovery::Split => self.lookup_backoff.next_wait(),
+            Recovery::Throttled { after } => self.lookup_pauses.after_throttling(*after),
+            Recovery::Retry { after } => self.lookup_pauses.after_failure(*after),
+            Recovery::FreshToken { .. } | Recovery::Split => self.lookup_pauses.after_failure(None),
             Recovery::Reauthorize(_)
             | Recovery::AskAdministrator(_)
             | Recovery::OurFault { .. } => LOOKUPS_REFUSED,

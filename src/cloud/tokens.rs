@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::metrics::Metrics;
+use super::poller::breaker::{Breaker, BreakerState};
 use super::store::{ConnectionKind, Intent, SealedRefreshToken, Store, StoreError};
 use crate::clock::Clock;
 use crate::microsoft::{AccessToken, Entra, MicrosoftError, Recovery};
@@ -191,10 +192,15 @@ pub struct AccessFigures {
     pub expires_at: Option<Timestamp>,
     /// Renewals that have failed in a row.
     pub failures: u32,
+    /// Whether Microsoft may be asked for another.
+    pub breaker: BreakerState,
 }
 
 #[derive(Default)]
 struct Slot {
+    /// Opened by a renewal that failed; who needs a token meanwhile gets the failure. Half-open, the renewal that everybody waits for
+    /// decides.
+    breaker: Breaker<Timestamp>,
     held: Option<Arc<Held>>,
     /// The renewal under way, and its number: one that was forgotten must not write here any more.
     renewal: Option<(u64, Renewal)>,
@@ -321,7 +327,7 @@ impl Tokens {
             return Ok(renewal.clone());
         }
         if let Some(failure) = &slot.failure
-            && now < failure.not_before
+            && slot.breaker.state(now) == BreakerState::Open
         {
             return Err(failure.clone());
         }
@@ -376,6 +382,7 @@ impl Tokens {
             received_at: slot.held.as_ref().map(|held| held.received_at),
             expires_at: slot.held.as_ref().map(|held| held.token.expires_at),
             failures: slot.failures,
+            breaker: slot.breaker.state(self.clock.now()),
         }
     }
 
@@ -413,7 +420,7 @@ impl Tokens {
                     received_at: now,
                 })),
                 Err(error) => Err(Failure {
-                    not_before: now.plus(error.kept()),
+                    not_before: now.plus(this.pause(&error)),
                     error,
                     attempt: number,
                 }),
@@ -451,26 +458,41 @@ impl Tokens {
         match outcome {
             Ok(held) => {
                 slot.held = Some(Arc::clone(held));
+                slot.breaker.succeeded();
                 slot.failure = None;
                 slot.failures = 0;
                 slot.previous_refused = None;
             }
             Err(failure) => {
                 slot.failures = slot.failures.saturating_add(1);
+                slot.breaker.failed(failure.not_before);
                 slot.ahead_not_before = now.plus(failure.error.kept_ahead(slot.failures));
                 slot.failure = Some(failure.clone());
             }
         }
     }
 
-    /// Half of the token's life, a tenth of it more or less. `security-and-faults.md` §6.
-    fn renew_at(&self, token: &AccessToken, now: Timestamp) -> Timestamp {
-        let jitter = self
-            .rng
+    /// How long the breaker is open: half as long again at most, so that those who failed together do not come back together.
+    fn pause(&self, error: &TokenError) -> Duration {
+        let jitter = match error.recovery() {
+            Recovery::Retry { after: None } | Recovery::Throttled { after: None } => 0.5,
+            Recovery::Retry { .. } | Recovery::Throttled { .. } => 0.1,
+            _ => 0.0,
+        };
+        error.kept().mul_f64(1.0 + self.random() * jitter)
+    }
+
+    fn random(&self) -> f64 {
+        self.rng
             .lock()
             .expect("nothing panics while holding the generator")
-            .f64();
-        now.plus(now.until(token.expires_at).mul_f64(0.45 + jitter / 10.0))
+            .f64()
+    }
+
+    /// Half of the token's life, a tenth of it more or less. `security-and-faults.md` §6.
+    fn renew_at(&self, token: &AccessToken, now: Timestamp) -> Timestamp {
+        let part = 0.45 + self.random() / 10.0;
+        now.plus(now.until(token.expires_at).mul_f64(part))
     }
 
     async fn renew(

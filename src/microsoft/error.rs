@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::aadsts::{self, Class, Row};
-use super::transport::TransportError;
+use super::transport::{TransportError, Waiting};
 use crate::model::Cause;
 
 /// What was attempted.
@@ -386,13 +386,45 @@ impl MicrosoftError {
         }
     }
 
-    /// Why to wait, when a failure passes by itself but only after a time of its own: a locked account, for example.
+    /// Why to wait, when a failure passes by itself and more is known of it: what came instead of an answer, or that it passes only
+    /// after a time of its own, as a locked account does.
     pub fn passing_cause(&self) -> Option<Cause> {
-        let Self::OAuth(e) = self else { return None };
-        let row = e.row();
-        let passes = matches!(e.recovery(), Recovery::Retry { .. });
-        (passes && row.class == Class::Transient && row.wait.is_some())
-            .then(|| cause(row.text, row.remedy, e.code()))
+        let bad = |what: &str| {
+            let text = format!("Microsoft does not answer as it should: {what}.");
+            Some(cause(
+                &text,
+                "Nothing to do: we keep trying.",
+                String::new(),
+            ))
+        };
+        match self {
+            Self::OAuth(e) => {
+                let row = e.row();
+                let passes = matches!(e.recovery(), Recovery::Retry { .. });
+                (passes && row.class == Class::Transient && row.wait.is_some())
+                    .then(|| cause(row.text, row.remedy, e.code()))
+            }
+            Self::Status(e) if (300..400).contains(&e.status) => {
+                bad("we are sent elsewhere, and do not go there")
+            }
+            Self::Transport { source, .. } => match source {
+                TransportError::Connect(_) => bad("there is no connection"),
+                TransportError::Timeout(Waiting::Head) => bad("nothing comes in time"),
+                TransportError::Timeout(_) => bad("the answer does not come to an end in time"),
+                TransportError::TooLarge { .. } => bad("the answer is longer than any we can use"),
+                TransportError::Interrupted(_) => {
+                    bad("the connection breaks before the answer is complete")
+                }
+                TransportError::Unpackable(_) => bad("what comes cannot be read"),
+                TransportError::Forbidden(_) | TransportError::Invalid => None,
+            },
+            Self::Body { problem, .. } => match problem {
+                BadAnswer::NotJson | BadAnswer::Missing(_) => bad("what comes cannot be read"),
+                BadAnswer::ForeignLink => bad("we are sent elsewhere, and do not go there"),
+                BadAnswer::TooManyPages => bad("the answer has no end"),
+            },
+            Self::Status(_) | Self::Input { .. } => None,
+        }
     }
 
     /// Whether an answer came that cannot be used.
@@ -401,7 +433,7 @@ impl MicrosoftError {
             self,
             Self::Body { .. }
                 | Self::Transport {
-                    source: TransportError::TooLarge { .. },
+                    source: TransportError::TooLarge { .. } | TransportError::Unpackable(_),
                     ..
                 }
         )
@@ -484,7 +516,6 @@ impl MicrosoftError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::transport::Waiting;
     use super::*;
 
     fn status(operation: Operation, status: u16) -> MicrosoftError {
@@ -654,6 +685,7 @@ mod tests {
         for source in [
             TransportError::Timeout(Waiting::Head),
             TransportError::TooLarge { limit: 1 },
+            TransportError::Unpackable("x"),
             TransportError::Connect("refused".into()),
             TransportError::Interrupted("reset".into()),
         ] {

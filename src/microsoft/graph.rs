@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -34,8 +35,8 @@ pub const MAX_UPNS_PER_LOOKUP: usize = MAX_BATCH * MAX_IN_VALUES;
 /// Most characters of a value in a filter; longer names are asked for one by one. `microsoft-graph.md` §7.2.
 pub const MAX_FILTER_CHARS: usize = 120;
 
-/// Most pages followed. 650 people or 15 names never need a second one; this only bounds nonsense.
-pub const MAX_PAGES: usize = 20;
+/// Most pages of one list. 650 people or 15 names never need a second one; this only bounds nonsense.
+pub const MAX_PAGES: usize = 4;
 
 /// What stays as it is in a query of ours; the rest is percent-encoded.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
@@ -62,7 +63,11 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 pub struct Graph {
     transport: Arc<dyn HttpTransport>,
     root: Url,
+    turn: Option<Turn>,
 }
+
+/// Waits until one more request may be made for what is being done. `security-and-faults.md` §6, budgets.
+pub type Turn = Arc<dyn Fn(Operation) -> BoxFuture<'static, ()> + Send + Sync>;
 
 impl std::fmt::Debug for Graph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -96,6 +101,17 @@ impl Graph {
         Self {
             transport,
             root: graph_root,
+            turn: None,
+        }
+    }
+
+    /// The same client for whoever keeps a budget: before each further page of an answer, which is a request that nobody could
+    /// know of, it waits for its turn.
+    #[must_use]
+    pub fn waiting_for_turns(&self, turn: Turn) -> Self {
+        Self {
+            turn: Some(turn),
+            ..self.clone()
         }
     }
 
@@ -125,13 +141,14 @@ impl Graph {
             )
             .await?;
         let asked: HashSet<UserId> = ids.iter().copied().collect();
-        let entries = self.all_pages(OPERATION, token, answer.json(OPERATION)?);
-        Ok(entries
-            .await?
-            .iter()
-            .filter_map(read_presence)
-            .filter(|(id, _)| asked.contains(id))
-            .collect())
+        let mut presences = HashMap::new();
+        self.each_entry(OPERATION, token, answer.json(OPERATION)?, |entry| {
+            // Nobody else's: so however much comes, not more is kept than was asked for.
+            presences.extend(read_presence(&entry).filter(|(id, _)| asked.contains(id)));
+            Ok(())
+        })
+        .await?;
+        Ok(presences)
     }
 
     /// Ids of at most [`MAX_UPNS_PER_LOOKUP`] people, in one `$batch`.
@@ -242,19 +259,22 @@ impl Graph {
             }
             200 => {
                 let mut ids = HashMap::new();
-                for entry in self.all_pages(OPERATION, token, body).await? {
+                self.each_entry(OPERATION, token, body, |entry| {
                     let Some(id) = user_id(&entry["id"]) else {
-                        continue;
+                        return Ok(());
                     };
                     // Without its name nobody can tell whose id this is, and taking all of them for not found would be a lie.
                     let Some(name) = entry["userPrincipalName"].as_str() else {
                         let missing = BadAnswer::Missing("userPrincipalName");
                         return Err(MicrosoftError::body(OPERATION, missing));
                     };
-                    if let Ok(upn) = Upn::parse(name) {
+                    if let Some(upn) = Upn::parse(name).ok().filter(|upn| group.upns.contains(upn))
+                    {
                         ids.insert(upn, id);
                     }
-                }
+                    Ok(())
+                })
+                .await?;
                 Ok(ids)
             }
             404 if group.single => Ok(HashMap::new()),
@@ -278,35 +298,41 @@ impl Graph {
         }
     }
 
-    /// The entries of a collection and of the pages after it, as long as these lie on the Graph we know.
-    async fn all_pages(
+    /// The entries of a collection and of the pages after it, as long as these lie on the Graph we know. One page is held at a time.
+    async fn each_entry(
         &self,
         operation: Operation,
         token: &Secret,
         mut page: Value,
-    ) -> Result<Vec<Value>, MicrosoftError> {
-        let mut all = Vec::new();
-        for _ in 0..MAX_PAGES {
-            match take(&mut page, "value") {
-                Value::Array(mut entries) => all.append(&mut entries),
-                _ => {
-                    return Err(MicrosoftError::body(operation, BadAnswer::Missing("value")));
-                }
-            }
-            let Some(link) = page["@odata.nextLink"].as_str() else {
-                return Ok(all);
+        mut each: impl FnMut(Value) -> Result<(), MicrosoftError> + Send,
+    ) -> Result<(), MicrosoftError> {
+        for number in 1.. {
+            let Value::Array(entries) = take(&mut page, "value") else {
+                return Err(MicrosoftError::body(operation, BadAnswer::Missing("value")));
             };
-            let link = Url::parse(link)
+            entries.into_iter().try_for_each(&mut each)?;
+            // What else was on the page is let go of before the next one is waited for.
+            let Value::String(link) = take(&mut page, "@odata.nextLink") else {
+                break;
+            };
+            drop(page);
+            if number == MAX_PAGES {
+                return Err(MicrosoftError::body(operation, BadAnswer::TooManyPages));
+            }
+            let link = Url::parse(&link)
                 .ok()
                 .filter(|link| same_origin(link, &self.root))
                 .ok_or_else(|| MicrosoftError::body(operation, BadAnswer::ForeignLink))?;
+            if let Some(turn) = &self.turn {
+                turn(operation).await;
+            }
             let request = call::get(operation, &link)?;
             page = self
                 .send(operation, token, request)
                 .await?
                 .json(operation)?;
         }
-        Err(MicrosoftError::body(operation, BadAnswer::TooManyPages))
+        Ok(())
     }
 
     async fn post(

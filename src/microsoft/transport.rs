@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::{Body, HttpBody};
-use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt as _;
+use unpack::{Unpack, UnpackError};
 use url::{Host, Url};
+
+mod unpack;
 
 /// How long and how big one exchange may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub struct Limits {
     pub first_byte: Duration,
     /// Longest silence inside the body.
     pub idle: Duration,
-    /// Most bytes of the decoded body.
+    /// Most bytes of the body: as it comes over the wire, and unpacked as well.
     pub max_body: usize,
 }
 
@@ -67,6 +70,9 @@ pub enum TransportError {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// The body is packed in a way we did not ask for, or cannot be unpacked.
+    #[error("the answer cannot be unpacked: {0}")]
+    Unpackable(&'static str),
     /// The connection broke before the answer was complete, or what came is not HTTP.
     #[error("the connection broke: {0}")]
     Interrupted(String),
@@ -234,7 +240,6 @@ fn build_client(roots: &[reqwest::Certificate]) -> reqwest::Result<reqwest::Clie
         .retry(reqwest::retry::never())
         .referer(false)
         .no_proxy()
-        .gzip(true)
         .pool_idle_timeout(Duration::from_mins(1))
         .tls_certs_merge(roots.iter().cloned())
         .build()
@@ -272,6 +277,7 @@ impl HttpTransport for ReqwestTransport {
         request: http::Request<Bytes>,
         limits: Limits,
     ) -> Result<http::Response<Bytes>, TransportError> {
+        let request = accepting_gzip(request);
         let request = reqwest::Request::try_from(request).map_err(|_| TransportError::Invalid)?;
         let origin = Origin::of(request.url()).ok_or(TransportError::Invalid)?;
         if !self.allowed.contains(&origin) {
@@ -311,7 +317,8 @@ impl HttpTransport for RouterTransport {
         limits: Limits,
     ) -> Result<http::Response<Bytes>, TransportError> {
         let start = Instant::now();
-        let answer = self.0.clone().oneshot(request.map(Body::from));
+        let request = accepting_gzip(request).map(Body::from);
+        let answer = self.0.clone().oneshot(request);
         let response = match timeout_at(start + limits.first_byte.min(limits.total), answer).await {
             Err(_) => return Err(TransportError::Timeout(Waiting::Head)),
             Ok(Ok(response)) => response,
@@ -321,21 +328,31 @@ impl HttpTransport for RouterTransport {
     }
 }
 
+/// We unpack ourselves: so that what comes is counted, and what it becomes.
+fn accepting_gzip(mut request: http::Request<Bytes>) -> http::Request<Bytes> {
+    let gzip = HeaderValue::from_static("gzip");
+    request.headers_mut().insert(header::ACCEPT_ENCODING, gzip);
+    request
+}
+
 async fn read_body<B: HttpBody<Data = Bytes> + Unpin>(
     response: http::Response<B>,
     limits: Limits,
     start: Instant,
     describe: impl Fn(B::Error) -> String,
 ) -> Result<http::Response<Bytes>, TransportError> {
-    let too_large = TransportError::TooLarge {
-        limit: limits.max_body,
+    let failed = |e: UnpackError| match e {
+        UnpackError::TooLarge => TransportError::TooLarge {
+            limit: limits.max_body,
+        },
+        UnpackError::Unpackable(why) => TransportError::Unpackable(why),
     };
-    let (parts, mut body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
     if body.size_hint().lower() > limits.max_body as u64 {
-        return Err(too_large);
+        return Err(failed(UnpackError::TooLarge));
     }
+    let mut read = Unpack::new(&parts.headers, limits.max_body).map_err(failed)?;
     let end = start + limits.total;
-    let mut read = BytesMut::new();
     loop {
         let next = (Instant::now() + limits.idle).min(end);
         let frame = match timeout_at(next, body.frame()).await {
@@ -345,15 +362,20 @@ async fn read_body<B: HttpBody<Data = Bytes> + Unpin>(
             Err(_) if next == end => return Err(TransportError::Timeout(Waiting::End)),
             Err(_) => return Err(TransportError::Timeout(Waiting::Body)),
         };
+        // Who always has something ready would never let the time run out.
+        if Instant::now() >= end {
+            return Err(TransportError::Timeout(Waiting::End));
+        }
         // Trailers carry nothing we want.
         if let Ok(data) = frame.into_data() {
-            if data.len() > limits.max_body - read.len() {
-                return Err(too_large);
-            }
-            read.extend_from_slice(&data);
+            read.take(&data).map_err(failed)?;
         }
     }
-    Ok(http::Response::from_parts(parts, read.freeze()))
+    let read = read.finish().map_err(failed)?;
+    // They speak of the body as it came.
+    parts.headers.remove(header::CONTENT_ENCODING);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Ok(http::Response::from_parts(parts, read))
 }
 
 #[cfg(test)]

@@ -16,6 +16,19 @@ use super::faults::Fault;
 /// Size of the answer of the fault `huge-body`.
 pub const HUGE: usize = 100 << 20;
 
+/// Where the answer of the fault `endless` ends after all, so that nobody is harmed by having asked.
+pub const ENDLESS: usize = 1 << 30;
+
+/// Size of the answers of the faults with gzip, as they are sent or as they would be unpacked.
+const BOMB: usize = 4 << 30;
+const HOLLOW: usize = 256 << 20;
+
+/// Levels of the fault `deep-json`.
+const DEEP: usize = 50_000;
+
+/// Time after which the fault `drip` has nothing more to send.
+const DRIPS_FOR: Duration = Duration::from_hours(1);
+
 /// An answer before it becomes HTTP.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -95,6 +108,10 @@ impl Answer {
     pub async fn send(mut self, faults: &[Fault]) -> Response {
         let mut body = None;
         for fault in faults {
+            if let Some(hostile) = self.hostile(fault) {
+                body = Some(hostile);
+                continue;
+            }
             match fault {
                 Fault::Slow { delay_ms } | Fault::SlowToken { delay_ms } => {
                     tokio::time::sleep(Duration::from_millis(*delay_ms)).await;
@@ -110,7 +127,7 @@ impl Answer {
                 }
                 Fault::HugeBody => {
                     self.status = 200;
-                    body = Some(huge());
+                    body = Some(long(HUGE));
                 }
                 Fault::Stall => {
                     body = Some(Body::from_stream(stream::pending::<
@@ -144,6 +161,57 @@ impl Answer {
         self.response(body)
     }
 
+    /// The body that a fault sends in order to do harm, if it is such a fault. Each is sent as it is read, from little memory.
+    fn hostile(&mut self, fault: &Fault) -> Option<Body> {
+        let packed = ("content-encoding", "gzip".to_owned());
+        let body = match fault {
+            Fault::Drip { delay_ms } => {
+                return Some(drip(self.bytes(), Duration::from_millis(*delay_ms)));
+            }
+            Fault::Endless => long(ENDLESS),
+            Fault::GzipBomb => {
+                const PIECE: usize = 1 << 20;
+                self.headers.push(packed);
+                gzip(packed_blanks(PIECE), BOMB / PIECE)
+            }
+            Fault::GzipHollow => {
+                // A stored block of no bytes, again and again.
+                let piece = b"\0\0\0\xff\xff".repeat(8 << 10);
+                let times = HOLLOW / piece.len();
+                self.headers.push(packed);
+                gzip(piece, times)
+            }
+            Fault::GzipGarbage => {
+                self.headers.push(packed);
+                Body::from(self.bytes())
+            }
+            Fault::DeepJson => Body::from("[".repeat(DEEP)),
+            Fault::PortalPage => {
+                self.headers
+                    .push(("content-type", "text/html; charset=utf-8".to_owned()));
+                Body::from(
+                    "<!doctype html><html><title>Welcome</title><body>Sign in to use this network.</body></html>",
+                )
+            }
+            Fault::WrongCharset => {
+                self.headers.push((
+                    "content-type",
+                    "application/json; charset=utf-16".to_owned(),
+                ));
+                let text = String::from_utf8_lossy(&self.bytes()).into_owned();
+                let utf16 = std::iter::once(0xFEFF).chain(text.encode_utf16());
+                Body::from(utf16.flat_map(u16::to_be_bytes).collect::<Vec<u8>>())
+            }
+            Fault::ErrorInOk => {
+                let error = serde_json::json!({ "error": { "code": "serviceNotAvailable", "message": "The service is temporarily unavailable." } });
+                Body::from(error.to_string())
+            }
+            _ => return None,
+        };
+        self.status = 200;
+        Some(body)
+    }
+
     /// The answer of a fault that replaces the content whoever asks, Graph or Entra.
     pub fn instead(fault: &Fault) -> Option<Self> {
         Some(match fault {
@@ -153,8 +221,8 @@ impl Answer {
                  <center>Microsoft-Azure-Application-Gateway/v2</center></body></html>"
                     .to_owned(),
             ),
-            Fault::Redirect { to } => Self {
-                status: 302,
+            Fault::Redirect { to, status } => Self {
+                status: *status,
                 headers: vec![(LOCATION.as_str(), to.clone())],
                 body: Payload::Nothing,
             },
@@ -171,12 +239,51 @@ impl Answer {
     }
 }
 
-/// Valid JSON for as long as anybody reads it, from one small buffer.
-fn huge() -> Body {
+/// Valid JSON of this size, for as long as anybody reads it, from one small buffer.
+fn long(size: usize) -> Body {
     const CHUNK: usize = 64 << 10;
     let blanks = Bytes::from(vec![b' '; CHUNK]);
     let chunks = std::iter::once(Bytes::from_static(b"{\"value\":["))
-        .chain(std::iter::repeat_n(blanks, HUGE / CHUNK))
+        .chain(std::iter::repeat_n(blanks, size / CHUNK))
         .chain(std::iter::once(Bytes::from_static(b"]}")));
     Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
+}
+
+/// The head of a gzip member: no name, no time.
+const GZIP_HEAD: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\xff";
+
+/// Gzip of which a piece is repeated until so much was sent. It has no proper end: nobody should get there.
+fn gzip(piece: Vec<u8>, times: usize) -> Body {
+    let piece = Bytes::from(piece);
+    let chunks = std::iter::once(Bytes::from_static(GZIP_HEAD))
+        .chain(std::iter::repeat_n(piece, times))
+        .map(Ok::<_, Infallible>);
+    Body::from_stream(stream::iter(chunks))
+}
+
+/// Blanks, which are JSON as good as any, as small as gzip makes them, in a piece that stands for itself: it can be repeated.
+fn packed_blanks(size: usize) -> Vec<u8> {
+    let mut packed = Vec::with_capacity((size >> 9) + 64);
+    flate2::Compress::new(flate2::Compression::best(), false)
+        .compress_vec(&vec![b' '; size], &mut packed, flate2::FlushCompress::Full)
+        .expect("there is room for what is packed");
+    packed
+}
+
+/// The bytes one after the other, and then blanks, for an hour.
+fn drip(bytes: Bytes, apart: Duration) -> Body {
+    let apart = apart.max(Duration::from_millis(1));
+    let most = usize::try_from(DRIPS_FOR.as_millis() / apart.as_millis()).unwrap_or(usize::MAX);
+    let drops = stream::iter(0..most).then(move |at| {
+        let drop = if at < bytes.len() {
+            bytes.slice(at..=at)
+        } else {
+            Bytes::from_static(b" ")
+        };
+        async move {
+            tokio::time::sleep(apart).await;
+            Ok::<_, Infallible>(drop)
+        }
+    });
+    Body::from_stream(drops)
 }

@@ -50,11 +50,36 @@ pub enum Fault {
     Stall,
     /// The connection breaks in the middle of the body.
     Reset,
-    /// 302 to another host.
+    /// Sent to another address.
     Redirect {
         /// Where to.
         to: String,
+        /// With this status, 301 to 308.
+        status: u16,
     },
+    /// The answer comes byte by byte, each a while after the one before, and goes on after its end.
+    Drip {
+        /// How long between two bytes, in milliseconds.
+        delay_ms: u64,
+    },
+    /// 200 with JSON that never ends, in chunks; see [`super::answer::ENDLESS`] for where it does.
+    Endless,
+    /// 200 with JSON that gzip has made a thousandth of, and that would be gigabytes.
+    GzipBomb,
+    /// 200 with gzip that goes on and on and holds nothing.
+    GzipHollow,
+    /// 200 with what calls itself gzip and is none.
+    GzipGarbage,
+    /// 200 with JSON nested so deep that reading it level by level would need more stack than there is.
+    DeepJson,
+    /// 200 with a web page, as from something that wants people to sign in before they may use the network.
+    PortalPage,
+    /// JSON in UTF-16.
+    WrongCharset,
+    /// 200 with the body of an error.
+    ErrorInOk,
+    /// Each list says that there is more of it, under its own address.
+    EndlessPages,
     /// JSON that calls itself text/html.
     WrongContentType,
     /// Everybody shows a value nobody has heard of.
@@ -215,7 +240,7 @@ pub enum InvalidFault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [FaultInfo; 32] = [
+    pub const ALL: [FaultInfo; 42] = [
         info(
             "throttle",
             "[retry_after]",
@@ -276,7 +301,53 @@ impl Fault {
             "",
             "Graph breaks the connection in the middle of the body.",
         ),
-        info("redirect", "[to]", "Graph answers 302 to another host."),
+        info(
+            "redirect",
+            "[to] [status]",
+            "Graph answers 302, or the status told, to another host.",
+        ),
+        info(
+            "drip",
+            "[delay_ms]",
+            "Graph sends its answer byte by byte (3000 ms apart unless told), and blanks after its end.",
+        ),
+        info(
+            "endless",
+            "",
+            "Graph answers 200 with JSON that does not end (1 GiB, if anybody reads it).",
+        ),
+        info(
+            "gzip-bomb",
+            "",
+            "Graph answers 200 with 4 MiB of gzip that would be 4 GiB of JSON.",
+        ),
+        info(
+            "gzip-hollow",
+            "",
+            "Graph answers 200 with gzip that does not end and holds nothing (256 MiB, if anybody reads it).",
+        ),
+        info(
+            "gzip-garbage",
+            "",
+            "Graph answers 200 with what calls itself gzip and is none.",
+        ),
+        info(
+            "deep-json",
+            "",
+            "Graph answers 200 with JSON nested fifty thousand levels deep.",
+        ),
+        info("portal-page", "", "Graph answers 200 with a page of HTML."),
+        info("wrong-charset", "", "Graph answers in UTF-16, and says so."),
+        info(
+            "error-in-ok",
+            "",
+            "Graph answers 200 with the body of an error.",
+        ),
+        info(
+            "endless-pages",
+            "",
+            "Each list of Graph says that there is more of it, under its own address.",
+        ),
         info(
             "wrong-content-type",
             "",
@@ -391,7 +462,25 @@ impl Fault {
                     .to
                     .clone()
                     .unwrap_or_else(|| "http://elsewhere.invalid/".to_owned()),
+                status: match params.status {
+                    Some(status @ 301..=308) => status,
+                    None => 302,
+                    Some(_) => {
+                        let status = "a status from 301 to 308".into();
+                        return Err(InvalidFault::Needs("redirect", status));
+                    }
+                },
             },
+            "drip" => Self::Drip { delay_ms },
+            "endless" => Self::Endless,
+            "gzip-bomb" => Self::GzipBomb,
+            "gzip-hollow" => Self::GzipHollow,
+            "gzip-garbage" => Self::GzipGarbage,
+            "deep-json" => Self::DeepJson,
+            "portal-page" => Self::PortalPage,
+            "wrong-charset" => Self::WrongCharset,
+            "error-in-ok" => Self::ErrorInOk,
+            "endless-pages" => Self::EndlessPages,
             "wrong-content-type" => Self::WrongContentType,
             "unknown-availability" => Self::UnknownAvailability,
             "camel-case" => Self::CamelCase,
@@ -455,6 +544,16 @@ impl Fault {
             Self::Stall => "stall",
             Self::Reset => "reset",
             Self::Redirect { .. } => "redirect",
+            Self::Drip { .. } => "drip",
+            Self::Endless => "endless",
+            Self::GzipBomb => "gzip-bomb",
+            Self::GzipHollow => "gzip-hollow",
+            Self::GzipGarbage => "gzip-garbage",
+            Self::DeepJson => "deep-json",
+            Self::PortalPage => "portal-page",
+            Self::WrongCharset => "wrong-charset",
+            Self::ErrorInOk => "error-in-ok",
+            Self::EndlessPages => "endless-pages",
             Self::WrongContentType => "wrong-content-type",
             Self::UnknownAvailability => "unknown-availability",
             Self::CamelCase => "camel-case",

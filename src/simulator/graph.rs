@@ -253,12 +253,19 @@ impl Microsoft {
         call: &Call,
         faults: &[Fault],
     ) -> Answer {
-        match endpoint {
+        let mut answer = match endpoint {
             Endpoint::Batch => self.batch(caller, call),
             Endpoint::Presence => self.presence(caller, call, faults),
             Endpoint::Users => self.users(caller, call),
             _ => not_found(call.path.split('/').next().unwrap_or_default()),
+        };
+        if let Payload::Json(list) = &mut answer.body
+            && list["value"].is_array()
+            && faults.contains(&Fault::EndlessPages)
+        {
+            list["@odata.nextLink"] = format!("{}/users?$top=1", caller.root).into();
         }
+        answer
     }
 
     /// 429 with the documented body. `tell` sends `Retry-After`.

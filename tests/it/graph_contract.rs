@@ -402,7 +402,17 @@ async fn answers_that_are_no_answers_are_survived() {
         Fault::Slow { delay_ms: 60_000 },
         Fault::Redirect {
             to: "https://evil.example/".into(),
+            status: 307,
         },
+        Fault::Drip { delay_ms: 1_000 },
+        Fault::Endless,
+        Fault::GzipBomb,
+        Fault::GzipHollow,
+        Fault::GzipGarbage,
+        Fault::DeepJson,
+        Fault::PortalPage,
+        Fault::WrongCharset,
+        Fault::ErrorInOk,
     ] {
         let name = fault.name();
         set.microsoft.set_fault(fault, Scope::of(None, None), None);

@@ -33,6 +33,7 @@ mod keys_rotate_while_serving;
 mod layering;
 mod logs_hold_no_secrets;
 mod metrics_are_honest;
+mod microsoft_is_hostile;
 mod microsoft_misbehaves;
 mod onboarding_ends_with_presence;
 mod onboarding_is_guarded;

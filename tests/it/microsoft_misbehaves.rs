@@ -14,12 +14,12 @@ use presence_bridge::world::WorldSettings;
 
 use crate::support::stage::{Stage, Watcher, quick, until, upns};
 
-struct Scene {
-    stage: Stage,
-    tenant: Tenant,
-    suite: Watcher,
+pub struct Scene {
+    pub stage: Stage,
+    pub tenant: Tenant,
+    pub suite: Watcher,
     /// A person of the tenant, Available.
-    upn: String,
+    pub upn: String,
     control: Tenant,
     control_suite: Watcher,
     turn: std::cell::Cell<bool>,
@@ -27,13 +27,17 @@ struct Scene {
 
 impl Scene {
     /// Two organisations of eight people, all read.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(quick()).await
     }
 
     async fn with(settings: WorldSettings) -> Self {
+        Self::of(ConnectionKind::Organisation, settings).await
+    }
+
+    pub async fn of(kind: ConnectionKind, settings: WorldSettings) -> Self {
         let stage = Stage::new(settings).await;
-        let tenant = stage.tenant("contoso.example", 8).await;
+        let tenant = stage.tenant_by("contoso.example", 8, kind).await;
         let control = stage.tenant("control.example", 8).await;
         let suite = stage.watching_all(&tenant, "suite").await;
         let control_suite = stage.watching_all(&control, "control").await;
@@ -53,12 +57,12 @@ impl Scene {
     }
 
     /// From now on, at Graph, for the first organisation.
-    fn break_with(&self, fault: Fault) {
+    pub fn break_with(&self, fault: Fault) {
         let scope = Scope::Tenant(self.tenant.id());
         self.stage.microsoft.set_fault(fault, scope, None);
     }
 
-    fn mend(&self) {
+    pub fn mend(&self) {
         let cleared = self.stage.microsoft.clear_faults(None, None);
         assert!(cleared > 0, "there was something to mend");
     }
@@ -67,29 +71,29 @@ impl Scene {
         self.stage.presence_requests(&self.tenant)
     }
 
-    fn token_requests(&self) -> u64 {
+    pub fn token_requests(&self) -> u64 {
         self.count(Endpoint::Token)
     }
 
-    fn count(&self, endpoint: Endpoint) -> u64 {
+    pub fn count(&self, endpoint: Endpoint) -> u64 {
         let requests = self.stage.microsoft.requests();
         requests.of(self.tenant.id(), endpoint).total
     }
 
     /// Everything that was asked on behalf of the first organisation.
-    fn everything(&self) -> u64 {
+    pub fn everything(&self) -> u64 {
         Endpoint::ALL.into_iter().map(|e| self.count(e)).sum()
     }
 
     /// Time in which a healthy organisation is read so often.
-    async fn control_sweeps(&self, count: u64) {
+    pub async fn control_sweeps(&self, count: u64) {
         let done = || self.stage.presence_requests(&self.control);
         let end = done() + count;
         until("the control is read on and on", || done() >= end).await;
     }
 
     /// The other organisation is well, and what happens there arrives.
-    async fn control_is_well(&self) {
+    pub async fn control_is_well(&self) {
         self.turn.set(!self.turn.get());
         let (availability, activity) = if self.turn.get() {
             ("Busy", "InACall")
@@ -110,7 +114,7 @@ impl Scene {
     }
 
     /// What the suite is told while all is not well: why, and nothing about single people.
-    fn assert_told(&self, state: &str) {
+    pub fn assert_told(&self, state: &str) {
         let status = self.suite.status().unwrap();
         assert_eq!(status.state, state);
         assert!(!status.connected);
@@ -137,7 +141,7 @@ impl Scene {
     }
 
     /// The change that was missed arrives, and all is well again.
-    async fn until_recovered(&self, availability: &str) {
+    pub async fn until_recovered(&self, availability: &str) {
         self.suite.until_holds(&self.upn, availability).await;
         self.suite.until_all_fresh().await;
         self.suite.until_state("connected").await;
@@ -145,7 +149,7 @@ impl Scene {
     }
 
     /// The operator says: try it again now.
-    async fn resume(&self) {
+    pub async fn resume(&self) {
         let store = self.stage.store().await.unwrap();
         let now = Clock::system().now();
         let status = TenantStatus::Active;
@@ -166,13 +170,13 @@ fn age(suite: &Watcher, upn: &str) -> Duration {
     view.age(person, Clock::system().now()).unwrap_or_default()
 }
 
-fn fault(name: &str) -> Fault {
+pub fn fault(name: &str) -> Fault {
     Fault::parse(name, &FaultParams::default()).unwrap()
 }
 
 /// Any failure that may pass by itself: told after the second time, values kept, called ever more rarely, over by itself.
 /// `a_try` is how many requests one try may be.
-async fn passing_failure(scene: &Scene, fault: Fault, a_try: u64) {
+pub async fn passing_failure(scene: &Scene, fault: Fault, a_try: u64) {
     scene.break_with(fault);
     assert!(
         scene
@@ -228,7 +232,7 @@ async fn a_huge_body_is_cut_off() {
 }
 
 /// Most memory this process ever had. A test has a process of its own.
-fn peak_memory_kib() -> u64 {
+pub fn peak_memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -239,7 +243,7 @@ async fn a_redirect_is_not_followed() {
     let elsewhere = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     elsewhere.set_nonblocking(true).unwrap();
     let to = format!("http://{}/", elsewhere.local_addr().unwrap());
-    passing_failure(&Scene::new().await, Fault::Redirect { to }, 1).await;
+    passing_failure(&Scene::new().await, Fault::Redirect { to, status: 302 }, 1).await;
     let visitor = elsewhere.accept().map(|_| "somebody came");
     assert_eq!(
         visitor.unwrap_err().kind(),

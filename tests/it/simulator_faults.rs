@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::HttpBody as _;
 use http_body_util::BodyExt as _;
 use presence_bridge::simulator::{Fault, FaultParams, IdTokenFlaw, Scope};
 use serde_json::{Value, json};
@@ -45,6 +46,7 @@ async fn faults_of_status() {
         (
             Fault::Redirect {
                 to: "http://other.example/".into(),
+                status: 302,
             },
             302,
             "",
@@ -287,6 +289,89 @@ async fn presence_and_people_are_changed_over_http() {
             .unwrap()
             .contains("nobody is called")
     );
+}
+
+/// Faults that do harm on the way: what is in them, without falling for them.
+#[tokio::test(start_paused = true)]
+async fn hostile_faults() {
+    let sim = Sim::new();
+    let token = sim.app_token(&sim.contoso).await;
+    let all = ids(&sim.contoso, 3);
+    let answer = async |fault: Fault| {
+        sim.microsoft.set_fault(fault, Scope::All, Some(1));
+        sim.presences_unread(&token, &all).await
+    };
+    let packed = async |fault: Fault, most: usize| {
+        let response = answer(fault).await;
+        assert_eq!(response.headers()["content-encoding"], "gzip");
+        let mut body = response.into_body();
+        let mut came = Vec::new();
+        while came.len() < most
+            && let Some(frame) = body.frame().await
+        {
+            came.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        came
+    };
+    let bomb = packed(Fault::GzipBomb, 40 << 10).await;
+    let mut plain = 0;
+    let mut unpacked = flate2::read::GzDecoder::new(bomb.as_slice());
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = std::io::Read::read(&mut unpacked, &mut piece) {
+        plain += count;
+    }
+    assert!(plain > 900 * bomb.len(), "{plain} of {}", bomb.len());
+    let hollow = packed(Fault::GzipHollow, 1 << 20).await;
+    let read = std::io::Read::read(
+        &mut flate2::read::GzDecoder::new(hollow.as_slice()),
+        &mut [0; 9],
+    );
+    assert!(read.is_err(), "not one byte: {read:?}");
+    let garbage = packed(Fault::GzipGarbage, 1 << 20).await;
+    assert_ne!(garbage[..2], [0x1f, 0x8b]);
+
+    let mut endless = answer(Fault::Endless).await.into_body();
+    assert_eq!(endless.size_hint().exact(), None);
+    for _ in 0..200 {
+        assert!(endless.frame().await.unwrap().is_ok());
+    }
+    let mut drip = answer(Fault::Drip { delay_ms: 1_000 }).await.into_body();
+    let begun = tokio::time::Instant::now();
+    for _ in 0..5 {
+        let frame = drip.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap().len(), 1);
+    }
+    assert_eq!(begun.elapsed().as_secs(), 5);
+
+    let reply = async |fault| Reply::read(answer(fault).await).await;
+    let deep = reply(Fault::DeepJson).await;
+    assert!(deep.text.len() >= 50_000 && deep.text.starts_with("[[["));
+    assert!(
+        reply(Fault::PortalPage)
+            .await
+            .text
+            .starts_with("<!doctype html>")
+    );
+    let error = reply(Fault::ErrorInOk).await;
+    assert_eq!(
+        (error.status, &error.json()["error"]["code"]),
+        (200, &json!("serviceNotAvailable"))
+    );
+    let charset = answer(Fault::WrongCharset).await;
+    assert_eq!(
+        charset.headers()["content-type"],
+        "application/json; charset=utf-16"
+    );
+    let bytes = charset.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(bytes[..4], [0xFE, 0xFF, 0, b'{']);
+    let more = reply(Fault::EndlessPages).await.json();
+    assert!(more["@odata.nextLink"].as_str().unwrap().contains("/v1.0/"));
+    let params = FaultParams {
+        status: Some(308),
+        ..FaultParams::default()
+    };
+    let moved = reply(Fault::parse("redirect", &params).unwrap()).await;
+    assert_eq!(moved.status, 308);
 }
 
 /// The table of the document is the table of the code.

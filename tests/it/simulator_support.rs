@@ -30,6 +30,17 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The whole of it.
+    pub async fn read(response: Response) -> Self {
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Self {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
@@ -85,14 +96,7 @@ impl Sim {
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {
-        let response = self.raw(request).await;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        Reply {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
-        }
+        Reply::read(self.raw(request).await).await
     }
 
     pub async fn get(&self, path: &str, token: &str) -> Reply {
@@ -137,12 +141,16 @@ impl Sim {
     }
 
     pub async fn presences(&self, token: &str, ids: &[String]) -> Reply {
-        self.post(
-            "/v1.0/communications/getPresencesByUserId",
-            token,
-            &json!({ "ids": ids }),
-        )
-        .await
+        Reply::read(self.presences_unread(token, ids).await).await
+    }
+
+    pub async fn presences_unread(&self, token: &str, ids: &[String]) -> Response {
+        let request = Request::post("/v1.0/communications/getPresencesByUserId")
+            .header("host", "sim.example")
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {token}"));
+        let body = json!({ "ids": ids }).to_string();
+        self.raw(request.body(body.into()).unwrap()).await
     }
 }
 

@@ -11,13 +11,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BUDGET_ALLOWED, BUDGET_USED, BUILD, CADENCE_WANTED, CPU, CREDENTIAL_ENDS, CREDENTIAL_REFUSED,
-    DRAINING, FILES, Kind, MEMORY, Metrics, START_TIME, STREAMS, SUITES, TABLE, TENANT_BUDGET_USED,
-    TENANT_CADENCE, TENANT_HEALTH, TENANT_READ_AGE, TENANT_TOKEN_AGE, TENANTS, TENANTS_THROTTLED,
-    WATCHED,
+    BREAKERS, BUDGET_ALLOWED, BUDGET_USED, BUILD, CADENCE_WANTED, CPU, CREDENTIAL_ENDS,
+    CREDENTIAL_REFUSED, DRAINING, FILES, Kind, MEMORY, Metrics, START_TIME, STREAMS, SUITES, TABLE,
+    TENANT_BUDGET_USED, TENANT_CADENCE, TENANT_HEALTH, TENANT_READ_AGE, TENANT_TOKEN_AGE, TENANTS,
+    TENANTS_THROTTLED, WATCHED,
 };
 use crate::clock::Clock;
-use crate::cloud::poller::TenantFigures;
+use crate::cloud::poller::breaker::BreakerState;
+use crate::cloud::poller::{Breakers, TenantFigures};
 use crate::cloud::store::{RefreshFacts, Store};
 use crate::cloud::tenants::Tenants;
 use crate::cloud::tokens::chain;
@@ -184,6 +185,20 @@ impl Exposition {
         let throttled = all.iter().filter(|(.., f)| f.throttled_since.is_some());
         let throttled = throttled.count();
         text.value(TENANTS_THROTTLED, number(throttled));
+        let mut breakers = Vec::new();
+        for (n, (endpoint, _)) in Breakers::default().each().iter().enumerate() {
+            for state in BreakerState::ALL {
+                let stands = |f: &TenantFigures| f.breakers.each()[n].1 == state;
+                let count = all.iter().filter(|(.., f)| stands(f)).count();
+                let word = match state {
+                    BreakerState::HalfOpen => "half_open",
+                    other => other.as_str(),
+                };
+                let labels = vec![("endpoint", *endpoint), ("state", word)];
+                breakers.push((labels, number(count)));
+            }
+        }
+        text.family(BREAKERS, breakers);
         let sum = |of: fn(&TenantFigures) -> usize| number(all.iter().map(|(.., f)| of(f)).sum());
         text.value(STREAMS, sum(|f| f.of_streams.len()));
         let suites = |f: &TenantFigures| {

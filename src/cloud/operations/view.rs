@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cloud::poller::TenantFigures;
+use crate::cloud::poller::{Breakers, TenantFigures};
 use crate::cloud::store::{AuditEntry, HistoryEntry, TenantStatus};
 use crate::model::{CoverageState, HealthState, SuiteId, TenantId, Timestamp, Upn};
 
@@ -178,6 +178,27 @@ impl UncoveredPerson {
     }
 }
 
+/// Where the breakers of a tenant stand, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerWords {
+    /// Reading presence.
+    pub presence: String,
+    /// Looking up names.
+    pub lookup: String,
+    /// Tokens.
+    pub token: String,
+}
+
+impl From<Breakers> for BreakerWords {
+    fn from(breakers: Breakers) -> Self {
+        Self {
+            presence: breakers.presence.as_str().into(),
+            lookup: breakers.lookup.as_str().into(),
+            token: breakers.token.as_str().into(),
+        }
+    }
+}
+
 /// What is known of a tenant while it is served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
@@ -209,6 +230,8 @@ pub struct Live {
     pub resting_ms: Option<u64>,
     /// The same as a time.
     pub next_call_at: Option<Timestamp>,
+    /// Which endpoints of Microsoft may be called: `closed`, `open` or `half-open`.
+    pub breakers: BreakerWords,
     /// When Microsoft gave the access token in use.
     pub token_given_at: Option<Timestamp>,
     /// When it ends.

@@ -472,3 +472,33 @@ async fn twenty_renewals_begin_in_a_second_and_who_comes_alone_does_not_wait() {
     let late = start + Duration::from_mins(5);
     assert_eq!(pace.take(late), late);
 }
+
+#[tokio::test]
+async fn after_a_failure_nobody_asks_and_then_one_renewal_decides_for_everybody() {
+    let is_up = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let up = Arc::clone(&is_up);
+    let scene = scene(move |_| {
+        let up = up.load(Ordering::Relaxed);
+        std::future::ready(if up { given("rt2") } else { gateway_timeout() })
+    })
+    .await;
+    let stands = || scene.tokens.figures(TENANT).breaker;
+    let everybody = async || {
+        let all = (0..10).map(|_| scene.access());
+        futures_util::future::join_all(all).await
+    };
+    assert_eq!(stands(), BreakerState::Closed);
+    for tries in 1..=3 {
+        assert!(everybody().await.iter().all(Result::is_err));
+        assert!(everybody().await.iter().all(Result::is_err));
+        assert_eq!((scene.asked().len(), stands()), (tries, BreakerState::Open));
+        // Never before half a minute, never later than half as long again.
+        scene.clock.jump(FAILURE_KEPT.saturating_sub(Duration::from_secs(1)));
+        assert_eq!(stands(), BreakerState::Open);
+        scene.clock.jump(FAILURE_KEPT / 2 + Duration::from_secs(1));
+        assert_eq!(stands(), BreakerState::HalfOpen);
+    }
+    is_up.store(true, Ordering::Relaxed);
+    assert!(everybody().await.iter().all(Result::is_ok));
+    assert_eq!((scene.asked().len(), stands()), (4, BreakerState::Closed));
+}

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 use http::request::Parts;
 use uuid::Uuid;
 
@@ -227,7 +228,39 @@ async fn pages_without_end_end() {
             ..
         }
     ));
-    assert_eq!(seen.lock().unwrap().len(), 1 + MAX_PAGES);
+    assert_eq!(seen.lock().unwrap().len(), MAX_PAGES);
+}
+
+#[tokio::test]
+async fn each_further_page_waits_for_its_turn() {
+    let (graph, seen) = graph(|_, _| {
+        ok(&json!({"value": [], "@odata.nextLink": "https://graph.example/v1.0/more"}))
+    });
+    let turns = Arc::new(Mutex::new(Vec::new()));
+    let (taken, asked) = (Arc::clone(&turns), Arc::clone(&seen));
+    let turn = move |operation| {
+        let before = asked.lock().unwrap().len();
+        taken.lock().unwrap().push((operation, before));
+        futures_util::future::ready(()).boxed()
+    };
+    let graph = graph.waiting_for_turns(Arc::new(turn));
+    assert!(graph.presences(&token(), &[person(1)]).await.is_err());
+    let taken = turns.lock().unwrap().clone();
+    let pages = (1..MAX_PAGES).map(|page| (Operation::Presences, page));
+    assert_eq!(taken, pages.collect::<Vec<_>>());
+    assert_eq!(seen.lock().unwrap().len(), MAX_PAGES);
+}
+
+#[tokio::test]
+async fn names_nobody_asked_for_are_not_kept() {
+    let (graph, _) = graph(|_, _| {
+        let value: Vec<Value> = (0..5_000)
+            .map(|n| json!({"id": person(n).to_string(), "userPrincipalName": format!("u{n}@x.com")}))
+            .collect();
+        ok(&json!({"responses": [{"id": "1", "status": 200, "body": {"value": value}}]}))
+    });
+    let lookup = graph.lookup(&token(), &[upn("u7@x.com")]).await.unwrap();
+    assert_eq!(lookup.found, [(upn("u7@x.com"), person(7))]);
 }
 
 #[tokio::test]

@@ -73,6 +73,52 @@ async fn a_huge_body_is_cut_at_the_limit_without_reading_it_all() {
     assert!(written.await.unwrap().unwrap() < 50 << 20);
 }
 
+/// How much a server sends until the client will not have more, and what the client says of it.
+async fn flooded_with(head: &'static str, piece: &'static str) -> (TransportError, usize) {
+    let (tell, written) = mpsc::channel();
+    let url = serve(move |stream| {
+        let piece = piece.repeat(1 + (8 << 10) / piece.len());
+        let mut sent = 0_usize;
+        let _ = stream.write_all(head.as_bytes());
+        while sent < 100 << 20 && stream.write_all(piece.as_bytes()).is_ok() {
+            sent += piece.len();
+        }
+        tell.send(sent).unwrap();
+    });
+    let error = get(&url, SHORT).await.unwrap_err();
+    let written = tokio::task::spawn_blocking(move || written.recv());
+    (error, written.await.unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_not_read_for_ever() {
+    for (head, piece) in [
+        ("HTTP/1.1 200 OK\r\n", "x-more: of the same\r\n"),
+        ("HTTP/1.1 200 OK\r\nx-long: ", "and on"),
+        ("HTTP/1.1 200 ", "OK"),
+        ("", "HTTP"),
+    ] {
+        let (error, sent) = flooded_with(head, piece).await;
+        assert!(
+            matches!(error, TransportError::Interrupted(_)),
+            "{piece:?}: {error:?}"
+        );
+        assert!(sent < 50 << 20, "{piece:?}: {sent}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_only_announce_an_answer_end_with_the_time_for_its_head() {
+    let (error, _) = flooded_with("", "HTTP/1.1 100 Continue\r\n\r\n").await;
+    assert!(
+        matches!(
+            error,
+            TransportError::Timeout(Waiting::Head) | TransportError::Interrupted(_)
+        ),
+        "{error:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_body_that_announces_its_size_is_not_read_at_all() {
     let url = serve_bytes("HTTP/1.1 200 OK\r\ncontent-length: 104857600\r\n\r\n");

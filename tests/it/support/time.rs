@@ -154,48 +154,12 @@ impl Days {
 
     /// Waits in real time until nothing moves.
     pub async fn settle(&self) {
-        let mut last = self.fingerprint();
-        let mut quiet = 0;
-        // A renewal of a token is a task of its own. Who waits for the disk may wait for long.
-        while quiet < QUIET_ROUNDS
-            || self.disk_is_awaited()
-            || (quiet < BUSY_ROUNDS && last.2 > self.tasks.get())
-        {
-            tokio::task::spawn_blocking(|| std::thread::sleep(QUIET))
-                .await
-                .unwrap();
-            let now = self.fingerprint();
-            let still = now == last && !self.disk_is_awaited();
-            quiet = if still { quiet + 1 } else { 0 };
-            last = now;
-        }
-        self.tasks.set(last.2);
-    }
-
-    fn disk_is_awaited(&self) -> bool {
-        let operations = self.stage.cloud().unwrap().operations();
-        operations.store().in_use() > 0 || operations.telling() > 0
-    }
-
-    /// Changes whenever something happens that anybody could see.
-    fn fingerprint(&self) -> (u64, String, usize) {
-        let requests = self.stage.microsoft.requests();
-        let total = requests.iter().map(|(_, _, c)| c.total).sum();
-        let seen = [&self.suite, &self.control_suite].map(|w| {
-            let view = w.handle.view();
-            (
-                view.is_connected(),
-                view.tenant().cloned(),
-                view.opening().0,
-                view.people()
-                    .map(|p| view.age(p, self.stage.clock.now()))
-                    .collect::<Vec<_>>(),
-            )
-        });
-        let tasks = tokio::runtime::Handle::current()
-            .metrics()
-            .num_alive_tasks();
-        (total, format!("{seen:?}"), tasks)
+        settle(
+            &self.stage,
+            &[&self.suite, &self.control_suite],
+            &self.tasks,
+        )
+        .await;
     }
 
     pub fn count(&self, endpoint: Endpoint) -> Count {
@@ -295,5 +259,147 @@ impl Days {
         self.all_is_well();
         self.control_is_well().await;
         self.all_is_well();
+    }
+}
+
+/// Waits in real time until nothing moves that these suites or Microsoft could see. `tasks` is how many were alive when nothing moved.
+async fn settle(stage: &Stage, suites: &[&Watcher], tasks: &Cell<usize>) {
+    let mut last = fingerprint(stage, suites);
+    let mut quiet = 0;
+    // A renewal of a token is a task of its own. Who waits for the disk may wait for long.
+    while quiet < QUIET_ROUNDS
+        || disk_is_awaited(stage)
+        || (quiet < BUSY_ROUNDS && last.2 > tasks.get())
+    {
+        tokio::task::spawn_blocking(|| std::thread::sleep(QUIET))
+            .await
+            .unwrap();
+        let now = fingerprint(stage, suites);
+        let still = now == last && !disk_is_awaited(stage);
+        quiet = if still { quiet + 1 } else { 0 };
+        last = now;
+    }
+    tasks.set(last.2);
+}
+
+fn disk_is_awaited(stage: &Stage) -> bool {
+    let operations = stage.cloud().unwrap().operations();
+    operations.store().in_use() > 0 || operations.telling() > 0
+}
+
+/// Changes whenever something happens that anybody could see.
+fn fingerprint(stage: &Stage, suites: &[&Watcher]) -> (u64, String, usize) {
+    let requests = stage.microsoft.requests();
+    let total = requests.iter().map(|(_, _, c)| c.total).sum();
+    let seen: Vec<_> = suites
+        .iter()
+        .map(|w| {
+            let view = w.handle.view();
+            (
+                view.is_connected(),
+                view.tenant().cloned(),
+                view.opening().0,
+                view.people()
+                    .map(|p| view.age(p, stage.clock.now()))
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    (total, format!("{seen:?}"), tasks)
+}
+
+/// Many organisations, each with a suite, whose time is moved by hand.
+pub struct Fleet {
+    pub stage: Stage,
+    pub members: Vec<(Tenant, Watcher)>,
+    tasks: Cell<usize>,
+    _brake: Brake,
+}
+
+impl Fleet {
+    /// So many connected, of so many people each, read so often and all fresh. The runtime must be of one thread and started paused.
+    pub async fn begin(
+        size: usize,
+        people: usize,
+        interval: Duration,
+        mut keys: Vec<(&'static str, String)>,
+    ) -> Self {
+        let brake = Brake::new();
+        keys.extend([
+            ("streams", "heartbeat = \"60s\"".into()),
+            ("streams", "maximum_age = \"720h\"".into()),
+            ("streams", "stalled = \"1h\"".into()),
+        ]);
+        let stage = Stage::new(WorldSettings {
+            interval,
+            clock: Clock::test(Timestamp::from_secs(1_795_514_400)),
+            in_process: true,
+            cloud_keys: keys,
+            ..WorldSettings::default()
+        })
+        .await;
+        let mut members = Vec::new();
+        for n in 0..size {
+            let domain = format!("t{n}.example");
+            let tenant = stage.tenant(&domain, people).await;
+            let suite = stage.watching_all(&tenant, &domain).await;
+            members.push((tenant, suite));
+        }
+        let fleet = Self {
+            stage,
+            members,
+            tasks: Cell::new(0),
+            _brake: brake,
+        };
+        for _ in 0..600 {
+            if (0..size).all(|n| fleet.is_fresh(n)) {
+                return fleet;
+            }
+            fleet.pass(Duration::from_secs(1)).await;
+        }
+        panic!("not everybody is read");
+    }
+
+    /// One step: whatever is due meanwhile happens at its end.
+    pub async fn pass(&self, time: Duration) {
+        tokio::time::advance(time).await;
+        let suites: Vec<&Watcher> = self.members.iter().map(|(_, suite)| suite).collect();
+        settle(&self.stage, &suites, &self.tasks).await;
+    }
+
+    /// What was asked for the nth organisation so far.
+    pub fn asked(&self, n: usize, endpoint: Endpoint) -> u64 {
+        let requests = self.stage.microsoft.requests();
+        requests.of(self.members[n].0.id(), endpoint).total
+    }
+
+    /// What was asked for all of them so far.
+    pub fn asked_of_all(&self, endpoint: Endpoint) -> u64 {
+        self.stage.microsoft.requests().all(endpoint).total
+    }
+
+    pub fn state(&self, n: usize) -> &'static str {
+        self.members[n].1.status().map_or("", |status| status.state)
+    }
+
+    /// Whether everybody of the nth organisation is held and fresh.
+    pub fn is_fresh(&self, n: usize) -> bool {
+        let counts = self.members[n]
+            .1
+            .handle
+            .view()
+            .counts(self.stage.clock.now());
+        counts.watched > 0 && counts.fresh == counts.watched
+    }
+
+    /// How long ago the value of anybody of the nth organisation was confirmed, at most.
+    pub fn oldest(&self, n: usize) -> Duration {
+        let view = self.members[n].1.handle.view();
+        let now = self.stage.clock.now();
+        let ages = view.people().filter_map(|person| view.age(person, now));
+        ages.max().unwrap_or(Duration::MAX)
     }
 }

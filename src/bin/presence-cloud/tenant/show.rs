@@ -103,6 +103,23 @@ fn maybe(at: Option<Timestamp>) -> String {
     at.map(time).unwrap_or_default()
 }
 
+/// Endpoints of Microsoft whose breakers are not closed.
+fn not_called(live: &Live) -> String {
+    let b = &live.breakers;
+    let all = [
+        ("presence", &b.presence),
+        ("lookups of names", &b.lookup),
+        ("tokens", &b.token),
+    ];
+    let told = |(endpoint, state): &(&str, &String)| match state.as_str() {
+        "closed" => None,
+        "half-open" => Some(format!("{endpoint} (one call will tell)")),
+        _ => Some((*endpoint).to_owned()),
+    };
+    let told: Vec<String> = all.iter().filter_map(told).collect();
+    told.join(", ")
+}
+
 pub fn one(d: &TenantDetail) {
     let (line, health) = (&d.line, &d.line.health);
     let since = match health.since {
@@ -138,6 +155,7 @@ pub fn one(d: &TenantDetail) {
             ),
             ("Throttled since", maybe(live.throttled_since)),
             ("Next call", maybe(live.next_call_at)),
+            ("Not called", not_called(live)),
             ("Token given", maybe(live.token_given_at)),
             ("Token ends", maybe(live.token_ends_at)),
         ]);
