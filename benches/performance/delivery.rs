@@ -294,7 +294,7 @@ pub fn idle_streams(runtime: &Runtime, streams: usize, rows: &mut Vec<Row>) -> a
         let (part, ready): (Part, Ready) = Part::start(role, &setup)?;
         let before = resident_bytes(part.pid())?;
         let clients = runtime.block_on(Clients::open(&ready, streams, role == "product"))?;
-        runtime.block_on(tokio::time::sleep(std::time::Duration::from_secs(2)));
+        runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_secs(2)).await });
         let after = resident_bytes(part.pid())?;
         drop(clients);
         #[expect(clippy::cast_precision_loss, reason = "few")]

@@ -19,6 +19,11 @@ mod streams;
 mod table;
 
 use std::io::Write as _;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use table::Row;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,53 +40,68 @@ fn main() -> anyhow::Result<()> {
         };
     }
     let quick = arguments.iter().any(|a| a == "--test" || a == "--quick");
-    let wanted = |name: &str| {
-        let names: Vec<_> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
-        names.is_empty() || names.iter().any(|one| one.as_str() == name)
-    };
-    let runtime = tokio::runtime::Runtime::new()?;
+    let names: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
+    let runtime = Runtime::new()?;
+    let mut out = std::io::stdout();
     let mut rows = Vec::new();
-    let say = |text: &str| writeln!(std::io::stderr(), "{text}");
-    if wanted("reading") {
-        say("reading …")?;
-        let (tenants, seconds) = if quick { (2, 2) } else { (10, 10) };
-        reading::reading(&runtime, tenants, seconds, &mut rows)?;
+    for (name, what, measure) in SECTIONS {
+        if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        writeln!(std::io::stderr(), "{what} …")?;
+        let before = rows.len();
+        measure(&runtime, quick, &mut rows)?;
+        // What has been measured is not lost when something fails later.
+        write!(out, "{}", table::lines(&rows[before..]))?;
+        out.flush()?;
     }
-    if wanted("delivery") {
-        say("changes at presence rates …")?;
-        delivery::at_presence_rates(&runtime, if quick { 1 } else { 10 }, &mut rows)?;
+    if arguments.iter().any(|a| a == "--write") {
+        anyhow::ensure!(
+            names.is_empty() && !quick,
+            "only a whole run is written down"
+        );
+        table::write_down(&rows)?;
     }
-    if wanted("full") {
-        say("streams full …")?;
-        delivery::full(&runtime, if quick { 1 } else { 5 }, &mut rows)?;
-    }
-    if wanted("last") {
-        say("one change to a thousand streams …")?;
-        delivery::one_to_a_thousand(&runtime, if quick { 2 } else { 40 }, &mut rows)?;
-    }
-    if wanted("idle") {
-        say("idle streams …")?;
-        delivery::idle_streams(&runtime, if quick { 50 } else { 1_000 }, &mut rows)?;
-    }
-    if wanted("age") {
-        say("how old …")?;
-        let (people, sweeps) = if quick { (200, 2) } else { (10_000, 5) };
-        age::ages(
-            &runtime,
-            people,
-            std::time::Duration::from_secs(if quick { 1 } else { 5 }),
-            sweeps,
-            &mut rows,
-        )?;
-    }
-    if wanted("siege") {
-        say("under attack …")?;
-        siege::siege(&runtime, if quick { 1 } else { 5 }, &mut rows)?;
-    }
-    if wanted("people") {
-        say("a million people …")?;
-        people::memory(if quick { 20_000 } else { 1_000_000 }, &mut rows)?;
-    }
-    writeln!(std::io::stdout(), "{}", table::markdown(&rows))?;
     Ok(())
 }
+
+type Measure = fn(&Runtime, bool, &mut Vec<Row>) -> anyhow::Result<()>;
+
+/// What is measured, in this order; all of it in a few minutes.
+const SECTIONS: &[(&str, &str, Measure)] = &[
+    ("reading", "reading Microsoft", |runtime, quick, rows| {
+        let (tenants, seconds) = if quick { (2, 2) } else { (10, 10) };
+        reading::reading(runtime, tenants, seconds, rows)
+    }),
+    (
+        "delivery",
+        "changes at presence rates",
+        |runtime, quick, rows| {
+            delivery::at_presence_rates(runtime, if quick { 1 } else { 10 }, rows)
+        },
+    ),
+    ("full", "streams full", |runtime, quick, rows| {
+        delivery::full(runtime, if quick { 1 } else { 5 }, rows)
+    }),
+    (
+        "last",
+        "one change to a thousand streams",
+        |runtime, quick, rows| {
+            delivery::one_to_a_thousand(runtime, if quick { 2 } else { 40 }, rows)
+        },
+    ),
+    ("age", "how old values are", |runtime, quick, rows| {
+        let (people, sweeps) = if quick { (200, 2) } else { (10_000, 5) };
+        let interval = Duration::from_secs(if quick { 1 } else { 5 });
+        age::ages(runtime, people, interval, sweeps, rows)
+    }),
+    ("people", "a million people", |_, quick, rows| {
+        people::memory(if quick { 20_000 } else { 1_000_000 }, rows)
+    }),
+    ("idle", "idle streams", |runtime, quick, rows| {
+        delivery::idle_streams(runtime, if quick { 50 } else { 1_000 }, rows)
+    }),
+    ("siege", "under attack", |runtime, quick, rows| {
+        siege::siege(runtime, if quick { 1 } else { 5 }, rows)
+    }),
+];

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use anyhow::Context as _;
+
 /// What was measured, beside its reference in the same run.
 pub struct Row {
     pub what: String,
@@ -61,11 +63,9 @@ pub fn amount(value: f64, unit: &str) -> String {
     format!("{value:.digits$} {unit}").trim_end().to_owned()
 }
 
-/// As Markdown.
-pub fn markdown(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "| What | Reference | presence-bridge | Ratio | Goal | Met |\n| --- | --- | --- | --- | --- | --- |\n",
-    );
+/// As lines of a table in Markdown.
+pub fn lines(rows: &[Row]) -> String {
+    let mut text = String::new();
     for row in rows {
         let ratio = row.ratio.map_or("–".into(), |ratio| format!("{ratio:.2}×"));
         let met = if row.met { "yes" } else { "**no**" };
@@ -76,4 +76,45 @@ pub fn markdown(rows: &[Row]) -> String {
         );
     }
     text
+}
+
+/// The processor and memory of this machine, in words.
+fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key));
+        let value = line.and_then(|line| line.split_once(':'));
+        value.map_or_else(String::new, |(_, value)| value.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = after(&read("/proc/meminfo"), "MemTotal");
+    let kib: u64 = memory
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    format!(
+        "{}, {cores} cores, {} GiB, Linux {}",
+        after(&read("/proc/cpuinfo"), "model name"),
+        kib >> 20,
+        read("/proc/sys/kernel/osrelease").trim()
+    )
+}
+
+/// Puts the table into `docs/performance.md`.
+pub fn write_down(rows: &[Row]) -> anyhow::Result<()> {
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+    let page = std::fs::read_to_string(PAGE)?;
+    let (begin, end) = ("<!-- measured: begin -->\n", "<!-- measured: end -->");
+    let (before, rest) = page
+        .split_once(begin)
+        .context("no beginning of the table")?;
+    let (_, after) = rest.split_once(end).context("no end of the table")?;
+    let table = format!(
+        "{begin}Machine: {}.\n\n| What | Reference | presence-bridge | Ratio | Goal | Met |\n| --- | --- | --- | --- | --- | --- |\n{}{end}",
+        machine(),
+        lines(rows)
+    );
+    std::fs::write(PAGE, [before, &table, after].concat())?;
+    Ok(())
 }

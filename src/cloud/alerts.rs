@@ -47,6 +47,9 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 /// A message is given up after this time.
 const GIVE_UP: Duration = Duration::from_hours(24);
 
+/// A receiver for whom messages were given up is in trouble until something reaches it, for so long.
+const GIVEN_UP_COUNTS: Duration = Duration::from_hours(24 * 7);
+
 /// A receiver is in trouble when something was tried so often in vain: some minutes.
 const TRIES: u32 = 5;
 
@@ -190,7 +193,10 @@ impl Alerts {
                 })
                 .collect(),
             tenants,
-            undelivered: self.store.undelivered(TRIES).await?,
+            undelivered: self
+                .store
+                .undelivered(TRIES, self.clock.now().minus(GIVEN_UP_COUNTS))
+                .await?,
         })
     }
 
@@ -213,10 +219,12 @@ impl Alerts {
                     },
                 );
             }
-            if let Some(machine) = &mut machine
-                && let Err(e) = self.look(machine, &mut memory, &addressees).await
+            if let Some(known) = &mut machine
+                && let Err(e) = self.look(known, &mut memory, &addressees).await
             {
                 failed(&e);
+                // What the store holds counts: perhaps it has taken what it said it had not.
+                machine = None;
             }
             let now = self.clock.now();
             if trimmed_at.until(now) >= TRIM {
@@ -233,8 +241,21 @@ impl Alerts {
     async fn resume(&self, addressees: &[Addressee]) -> Result<(Machine, Memory), StoreError> {
         let names: Vec<String> = addressees.iter().map(|to| to.name.clone()).collect();
         self.store.forget_receivers_but(&names).await?;
-        let open = self.store.alerts(None, true, u32::MAX).await?;
-        let open: Vec<(Key, Open)> = open.into_iter().filter_map(open_alert).collect();
+        let mut open = Vec::new();
+        for line in self.store.alerts(None, true, u32::MAX).await? {
+            let (id, kind) = (line.id, line.kind.clone());
+            if let Some(alert) = open_alert(line) {
+                open.push(alert);
+                continue;
+            }
+            // Of a version that was newer, or older: nothing here would ever tell that it is over.
+            let kind = kind.escape_default().to_string();
+            tracing::warn!(
+                alert.kind = kind,
+                "an alert of a kind that this version does not know is closed"
+            );
+            self.store.close_alert(id, self.clock.now()).await?;
+        }
         let dropped = open
             .iter()
             .filter(|(key, _)| key.kind == Kind::CoverageDropped);
@@ -242,7 +263,7 @@ impl Alerts {
         for (key, _) in dropped {
             memory
                 .baselines
-                .extend(key.tenant.map(|tenant| (tenant, 1.0)));
+                .extend(key.tenant.map(|tenant| (tenant, rules::Usual::of(1.0))));
         }
         Ok((Machine::with(open), memory))
     }

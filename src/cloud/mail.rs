@@ -5,16 +5,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lettre::address::Envelope;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 
+use tokio::time::Instant;
+use uuid::Uuid;
+
 use crate::secret::{ReadSecretError, read_secret_file};
 
-/// One try may last so long.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// One try may last so long, from the connection to the last word of the server. Shorter than an answer of the pages and of the admin API.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How the way to the mail server is kept private.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,9 +119,17 @@ impl Mailer {
         })
     }
 
-    /// Sends a mail of plain text. An error means that nobody has it.
-    pub async fn send(&self, to: &[Mailbox], subject: &str, text: &str) -> Result<(), MailError> {
+    /// Sends a mail of plain text; the same `id` again is the same mail. Good when at least one of them has it: whoever is refused does
+    /// not keep it from the others. After an error nobody has it, unless the connection broke after the last word.
+    pub async fn send(
+        &self,
+        id: Uuid,
+        to: &[Mailbox],
+        subject: &str,
+        text: &str,
+    ) -> Result<(), MailError> {
         let mut mail = Message::builder()
+            .message_id(Some(format!("<{id}@{}>", self.from.email.domain())))
             .from(self.from.clone())
             .subject(one_line(subject))
             .header(ContentType::TEXT_PLAIN);
@@ -125,21 +137,47 @@ impl Mailer {
             mail = mail.to(to.clone());
         }
         let mail = mail.body(text.to_owned()).map_err(|_| MailError::Invalid)?;
-        match self.transport.send(mail).await {
-            Ok(_) => Ok(()),
-            Err(e) => Err(match e.status() {
-                Some(code) if e.is_permanent() => MailError::Refused(code.to_string()),
-                Some(code) => MailError::NotNow(code.to_string()),
-                None if e.is_timeout() => MailError::Unreachable(": it does not answer in time"),
-                None if e.is_tls() || is_tls(&e) => {
-                    MailError::Unreachable(": TLS fails, see extra_roots_file")
+        let mail = mail.formatted();
+        let until = Instant::now() + TIMEOUT;
+        let (mut taken, mut refused) = (0, Err(MailError::Invalid));
+        for to in to {
+            match self.send_to(to, &mail, until).await {
+                Ok(()) => taken += 1,
+                // The next ones would not get through either.
+                Err(e @ MailError::Unreachable(_)) if taken == 0 => return Err(e),
+                Err(e) => {
+                    tracing::warn!(error = %e, "a mail was not taken for one of its recipients");
+                    // What may be taken later counts more than what never will.
+                    if !matches!(refused, Err(MailError::NotNow(_))) {
+                        refused = Err(e);
+                    }
                 }
-                None if e.is_client() => MailError::Unreachable(
-                    ": it does not offer what is configured (security, username)",
-                ),
-                None => MailError::Unreachable(""),
-            }),
+            }
         }
+        if taken > 0 { Ok(()) } else { refused }
+    }
+
+    async fn send_to(&self, to: &Mailbox, mail: &[u8], until: Instant) -> Result<(), MailError> {
+        let from = Some(self.from.email.clone());
+        let envelope =
+            Envelope::new(from, vec![to.email.clone()]).map_err(|_| MailError::Invalid)?;
+        let sent = tokio::time::timeout_at(until, self.transport.send_raw(&envelope, mail));
+        let Ok(sent) = sent.await else {
+            return Err(MailError::Unreachable(": it does not answer in time"));
+        };
+        let Err(e) = sent else { return Ok(()) };
+        Err(match e.status() {
+            Some(code) if e.is_permanent() => MailError::Refused(code.to_string()),
+            Some(code) => MailError::NotNow(code.to_string()),
+            None if e.is_timeout() => MailError::Unreachable(": it does not answer in time"),
+            None if e.is_tls() || is_tls(&e) => {
+                MailError::Unreachable(": TLS fails, see extra_roots_file")
+            }
+            None if e.is_client() => MailError::Unreachable(
+                ": it does not offer what is configured (security, username)",
+            ),
+            None => MailError::Unreachable(""),
+        })
     }
 }
 
@@ -169,4 +207,99 @@ fn is_tls(error: &dyn std::error::Error) -> bool {
         cause = e.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn mailer(port: u16) -> Mailer {
+        Mailer::new(&SmtpConfig {
+            host: "127.0.0.1".into(),
+            port,
+            security: Security::None,
+            login: None,
+            from: "presence@cloud.example".parse().unwrap(),
+            extra_roots: None,
+        })
+        .unwrap()
+    }
+
+    /// A mail server that refuses everybody whose address begins so. Ends with the connections; what it was told.
+    async fn server(listener: TcpListener, refused: &'static str) -> String {
+        let mut told = String::new();
+        while let Ok(Ok((socket, _))) =
+            tokio::time::timeout(Duration::from_secs(2), listener.accept()).await
+        {
+            let (read, mut write) = socket.into_split();
+            let mut lines = BufReader::new(read).lines();
+            write.write_all(b"220 ready\r\n").await.unwrap();
+            let mut in_data = false;
+            while let Ok(Some(line)) = lines.next_line().await {
+                told.push_str(&line);
+                told.push('\n');
+                let answer = match (in_data, line.as_str()) {
+                    (true, ".") => "250 taken",
+                    (true, _) => continue,
+                    (false, "DATA") => "354 go on",
+                    (false, "QUIT") => break,
+                    (false, l) if l.starts_with(&format!("RCPT TO:<{refused}")) => "550 no",
+                    (false, _) => "250 well",
+                };
+                in_data = answer.starts_with("354") || in_data && answer != "250 taken";
+                let answer = format!("{answer}\r\n");
+                write.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+        told
+    }
+
+    async fn sent(refused: &'static str, to: &[&str]) -> (Result<(), MailError>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mailer = mailer(listener.local_addr().unwrap().port());
+        let to: Vec<Mailbox> = to.iter().map(|to| to.parse().unwrap()).collect();
+        let send = async {
+            let sent = mailer.send(Uuid::from_u128(7), &to, "[test]", "text").await;
+            drop(mailer);
+            sent
+        };
+        tokio::join!(send, server(listener, refused))
+    }
+
+    #[tokio::test]
+    async fn one_who_is_refused_does_not_keep_it_from_the_others() {
+        let to = ["gone@ops.example", "ann@ops.example", "ben@ops.example"];
+        let (outcome, told) = sent("gone", &to).await;
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(told.matches("DATA\n").count(), 2, "{told}");
+        let id = "Message-ID: <00000000-0000-0000-0000-000000000007@cloud.example>";
+        assert_eq!(told.matches(id).count(), 2, "{told}");
+        let (outcome, _) = sent("", &to).await;
+        assert!(matches!(outcome, Err(MailError::Refused(_))), "{outcome:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mailer = mailer(listener.local_addr().unwrap().port());
+        let to = ["ann@ops.example".parse().unwrap()];
+        let silent = async {
+            let _kept = listener.accept().await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let began = Instant::now();
+        let send = mailer.send(Uuid::from_u128(7), &to, "[test]", "text");
+        let outcome = tokio::select! {
+            outcome = send => outcome,
+            () = silent => unreachable!("for ever"),
+        };
+        assert_eq!(
+            outcome,
+            Err(MailError::Unreachable(": it does not answer in time"))
+        );
+        assert!(began.elapsed() <= TIMEOUT + Duration::from_secs(1));
+    }
 }

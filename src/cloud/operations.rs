@@ -15,6 +15,7 @@ use std::time::Duration;
 use lettre::message::Mailbox;
 use serde::{Deserialize, Serialize};
 use url::Url;
+use uuid::Uuid;
 
 use super::admin::{self, Receipt};
 use super::alerts::Alerts;
@@ -461,9 +462,6 @@ impl Operations {
             link.until.to_minute()
         );
         let subject = format!("{service}: your connection to Microsoft Teams");
-        mailer
-            .send(std::slice::from_ref(&to), &subject, &text)
-            .await?;
         let deed = Deed {
             by,
             action: Action::LinkSent,
@@ -472,8 +470,10 @@ impl Operations {
             // To whom is nobody's business later; where to shows a mistake.
             detail: &format!("to somebody at {}", to.email.domain()),
         };
+        // Before it is on its way: what cannot be noted is not sent, and nobody who stops waiting takes the entry with him.
         self.store.note(deed, self.clock.now()).await?;
-        Ok(())
+        let to = std::slice::from_ref(&to);
+        Ok(mailer.send(Uuid::new_v4(), to, &subject, &text).await?)
     }
 
     /// Whether links can be sent by mail.

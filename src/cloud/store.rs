@@ -122,6 +122,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "operations",
         include_str!("store/migrations/0004_operations.sql"),
     ),
+    (
+        5,
+        "alert_messages",
+        include_str!("store/migrations/0005_alert_messages.sql"),
+    ),
 ];
 
 /// The schema as it was after so many steps.

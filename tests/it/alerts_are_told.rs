@@ -731,7 +731,9 @@ async fn a_mail_goes_over_tls_only_to_who_proves_his_name() {
     let to = ["ops@cloud.example".parse().unwrap()];
     let send = async |config: SmtpConfig| {
         let mailer = Mailer::new(&config).unwrap();
-        mailer.send(&to, "a\r\nBcc: x@y.example", "text").await
+        mailer
+            .send(uuid::Uuid::new_v4(), &to, "a\r\nBcc: x@y.example", "text")
+            .await
     };
     let unknown = send(config("localhost", None)).await.unwrap_err();
     assert!(unknown.to_string().contains("TLS"), "{unknown}");

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use serde_json::json;
 use url::Url;
+use uuid::Uuid;
 
 use super::rules::Severity;
 use crate::cloud::mail::{MailError, Mailer};
@@ -194,7 +195,11 @@ impl Receiver {
             }
             Way::Mail { mailer, to } => {
                 let (subject, text) = self.mail_text(messages);
-                Ok(mailer.send(to, &subject, &text).await?)
+                // The same messages tried again are the same mail, and no mailbox shows it twice.
+                let id = messages.iter().fold(0, |all, m| all ^ m.id.as_u128());
+                Ok(mailer
+                    .send(Uuid::from_u128(id), to, &subject, &text)
+                    .await?)
             }
         }
     }
@@ -209,10 +214,13 @@ impl Receiver {
                 signer,
             } => {
                 let body = json!({ "type": "test", "timestamp": now, "data": { "title": TEXT } });
-                let id = uuid::Uuid::new_v4().to_string();
+                let id = Uuid::new_v4().to_string();
                 post(transport.as_ref(), url, signer, &id, &body, now).await
             }
-            Way::Mail { mailer, to } => Ok(mailer.send(to, "[test] Presence Bridge", TEXT).await?),
+            Way::Mail { mailer, to } => {
+                let sent = mailer.send(Uuid::new_v4(), to, "[test] Presence Bridge", TEXT);
+                Ok(sent.await?)
+            }
         }
     }
 

@@ -275,11 +275,39 @@ pub struct Facts {
     pub undelivered: Vec<Waiting>,
 }
 
+/// What is lower for so long is the usual from then on.
+const RELEARN: Duration = Duration::from_hours(24);
+
+/// The usual coverage of a tenant, as a share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usual {
+    share: f64,
+    lower_since: Option<Timestamp>,
+}
+
+impl Usual {
+    /// This much.
+    pub const fn of(share: f64) -> Self {
+        Self {
+            share,
+            lower_since: None,
+        }
+    }
+
+    /// Takes note of what it is now. The best counts, until it has been lower for a day: accounts that are gone for good do not come back.
+    fn learn(&mut self, share: f64, now: Timestamp) -> f64 {
+        if share >= self.share || self.lower_since.get_or_insert(now).until(now) >= RELEARN {
+            *self = Self::of(share);
+        }
+        self.share
+    }
+}
+
 /// What is learned from one judgement for the next.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// How much of its watch lists each tenant had covered at best. Learned, because it is normal that some names are wrong.
-    pub baselines: HashMap<TenantId, f64>,
+    /// How much of its watch lists each tenant usually has covered. Learned, because it is normal that some names are wrong.
+    pub baselines: HashMap<TenantId, Usual>,
     /// Until then it is no news of a single tenant that nobody is read: what all had in common is over only since a moment.
     in_common_until: Option<Timestamp>,
     /// The same of suites: cut off together, they come back one by one.
@@ -535,6 +563,10 @@ fn readings(
     for (tenant, served) in served {
         let id = Some(tenant.id);
         let Some(age) = should_be_read(served) else {
+            if served.throttled_since.is_some() && !is_read(served) {
+                // Microsoft has begun to slow us down, which is told by itself: still nobody is read.
+                found.unknown.insert((Kind::NoReading, id));
+            }
             continue;
         };
         if in_common || ours || in_common_until.is_some_and(|until| until > now) {
@@ -562,6 +594,9 @@ fn readings(
     }
 }
 
+/// A suite that was not seen for so long is out of use.
+const OUT_OF_USE: Duration = Duration::from_hours(24 * 7);
+
 fn suites(
     facts: &Facts,
     limits: &Limits,
@@ -575,25 +610,30 @@ fn suites(
         .iter()
         .flat_map(|t| t.suites.iter().map(move |s| (t, s)))
         .collect();
+    // Suites that nobody uses any more are no sign of anything.
+    let in_use: Vec<_> = all
+        .iter()
+        .filter(|(_, s)| s.connected || s.seen.until(now) < OUT_OF_USE)
+        .collect();
     let away = |since: Duration| {
-        let away = all.iter().filter(|(_, s)| !s.connected);
+        let away = in_use.iter().filter(|(_, s)| !s.connected);
         away.filter(|(_, s)| s.seen.until(now) >= since).count()
     };
-    // Cut off together they are away together; those that were away before are not counted as a sign.
-    if nearly_all(away(limits.suite_gone / 2), all.len()) {
+    // Cut off together they are away together.
+    if nearly_all(away(limits.suite_gone / 2), in_use.len()) {
         *in_common_until = Some(now.plus(limits.suite_gone));
     }
     let in_common = in_common_until.is_some_and(|until| until > now);
     if in_grace {
         found.unknown.insert((Kind::SuitesGone, None));
-    } else if nearly_all(away(limits.suite_gone), all.len()) {
+    } else if nearly_all(away(limits.suite_gone), in_use.len()) {
         let text = trouble(
             Severity::Critical,
             "Nearly all suites are gone",
             format!(
                 "{} of {} suites are not connected.",
                 away(limits.suite_gone),
-                all.len()
+                in_use.len()
             ),
             "Connect to the listener from outside: certificate, name, firewall, proxy. Agents come back by themselves.",
         );
@@ -638,7 +678,7 @@ fn one(
     tenant: &TenantFacts,
     now: Timestamp,
     limits: &Limits,
-    baselines: &mut HashMap<TenantId, f64>,
+    baselines: &mut HashMap<TenantId, Usual>,
     found: &mut Judgement,
 ) {
     let (id, name) = (Some(tenant.id), &tenant.name);
@@ -696,6 +736,9 @@ fn one(
                 "Another program of the customer may use the same limit. Else lower [poll] share, or lengthen [poll] interval.",
             );
             found.add(Kind::Throttled, id, "", text);
+        } else {
+            // Since a restart, or since the last answer: too early to say, and not the end of it.
+            found.unknown.insert((Kind::Throttled, id));
         }
     } else if let Some(cadence) = served.cadence
         && cadence >= served.wanted.saturating_mul(STRETCHED)
@@ -711,7 +754,7 @@ fn one(
         );
         found.add(Kind::CadenceStretched, id, "", text);
     }
-    coverage(tenant, served, limits, baselines, found);
+    coverage(tenant, served, limits, now, baselines, found);
 }
 
 fn connection(tenant: &TenantFacts, served: &Served, found: &mut Judgement) {
@@ -764,7 +807,8 @@ fn coverage(
     tenant: &TenantFacts,
     served: &Served,
     limits: &Limits,
-    baselines: &mut HashMap<TenantId, f64>,
+    now: Timestamp,
+    baselines: &mut HashMap<TenantId, Usual>,
     found: &mut Judgement,
 ) {
     let id = Some(tenant.id);
@@ -773,11 +817,11 @@ fn coverage(
         return;
     }
     let share = served.covered as f64 / served.watched as f64;
-    let best = baselines.entry(tenant.id).or_insert(share);
-    *best = best.max(share);
-    let missing = (*best - share) * served.watched as f64;
+    let usual = baselines.entry(tenant.id).or_insert(Usual::of(share));
+    let best = usual.learn(share, now);
+    let missing = (best - share) * served.watched as f64;
     // Half of the last digit: what is exactly the limit counts.
-    let lost = (*best - share) * 100.0 + 0.001;
+    let lost = (best - share) * 100.0 + 0.001;
     if lost >= f64::from(limits.coverage_drop) && missing >= FEW as f64 - 0.5 {
         let text = trouble(
             Severity::Warning,
@@ -786,7 +830,7 @@ fn coverage(
                 "{} of {} watched people are covered; it was {:.0} % of them.",
                 served.covered,
                 served.watched,
-                *best * 100.0
+                best * 100.0
             ),
             "The tenant's page names the reasons. Many not found: the customer has renamed or removed accounts. No permission: have his administrator look at the application.",
         );

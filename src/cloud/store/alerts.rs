@@ -181,16 +181,23 @@ async fn take(
             }
         }
         Step::Reword { id, trouble, .. } => write_words(on, *id, trouble, None).await?,
-        Step::Close { id, .. } => {
-            sqlx::query("UPDATE alerts SET closed_at = $2 WHERE alert_id = $1")
-                .bind(id.to_string())
-                .bind(now.as_millis())
-                .execute(&mut *on)
-                .await?;
-            for receiver in told(on, *id).await? {
-                enqueue(on, *id, &receiver, Event::Closed, now).await?;
-            }
-        }
+        Step::Close { id, .. } => close(on, *id, now).await?,
+    }
+    Ok(())
+}
+
+async fn close(
+    on: &mut sqlx::SqliteConnection,
+    id: Uuid,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE alerts SET closed_at = $2 WHERE alert_id = $1")
+        .bind(id.to_string())
+        .bind(now.as_millis())
+        .execute(&mut *on)
+        .await?;
+    for receiver in told(on, id).await? {
+        enqueue(on, id, &receiver, Event::Closed, now).await?;
     }
     Ok(())
 }
@@ -220,6 +227,14 @@ impl Store {
         for step in steps {
             take(&mut tx, step, addressees, now).await.map_err(failed)?;
         }
+        tx.commit().await.map_err(failed)
+    }
+
+    /// Closes an alert, and tells whoever was told about it.
+    pub async fn close_alert(&self, id: Uuid, now: Timestamp) -> Result<(), StoreError> {
+        let failed = |e| StoreError::Database(CHANGE, e);
+        let mut tx = self.begin().await.map_err(failed)?;
+        close(&mut tx, id, now).await.map_err(failed)?;
         tx.commit().await.map_err(failed)
     }
 
@@ -303,14 +318,22 @@ impl Store {
         self.change_message(query).await
     }
 
-    /// Receivers for whom something waits that was tried so often already.
-    pub async fn undelivered(&self, tries: u32) -> Result<Vec<Waiting>, StoreError> {
+    /// Receivers for whom something waits that was tried so often already, or was given up after `since` and nothing has reached them
+    /// later.
+    pub async fn undelivered(
+        &self,
+        tries: u32,
+        since: Timestamp,
+    ) -> Result<Vec<Waiting>, StoreError> {
         let failed = |e| StoreError::Database(MESSAGES, e);
         sqlx::query(
-            "SELECT receiver, MIN(made_at) AS since, problem FROM alert_messages
-             WHERE sent_at IS NULL AND given_up = 0 AND tries >= $1 GROUP BY receiver",
+            "SELECT receiver, MIN(made_at) AS since, problem FROM alert_messages m
+             WHERE sent_at IS NULL AND tries >= $1 AND (given_up = 0 OR made_at >= $2 AND NOT EXISTS (
+                SELECT 1 FROM alert_messages s WHERE s.receiver = m.receiver AND s.sent_at > m.next_try))
+             GROUP BY receiver",
         )
         .bind(tries)
+        .bind(since.as_millis())
         .fetch_all(&self.readers)
         .await
         .map_err(failed)?
@@ -329,7 +352,7 @@ impl Store {
     pub async fn forget_receivers_but(&self, names: &[String]) -> Result<(), StoreError> {
         let names = serde_json::to_string(names).unwrap_or_default();
         let query = sqlx::query(
-            "UPDATE alert_messages SET given_up = 1, problem = 'the receiver is not configured any more'
+            "UPDATE alert_messages SET given_up = 1, tries = 0, problem = 'the receiver is not configured any more'
              WHERE sent_at IS NULL AND given_up = 0 AND receiver NOT IN (SELECT value FROM json_each($1))",
         );
         self.change_message(query.bind(names)).await

@@ -653,3 +653,68 @@ async fn a_disk_that_was_full_is_written_to_again_when_there_is_room() {
     assert!(store.put_tenant(&large, BY, NOW).await.unwrap());
     assert_eq!(store.tenants().await.unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn a_receiver_is_in_trouble_until_something_reaches_it() {
+    use crate::cloud::alerts::machine::Step;
+    use crate::cloud::alerts::rules::{Key, Kind, Severity, Trouble};
+    let (_dir, store) = store().await;
+    let to = [alerts::Addressee {
+        name: "pager".into(),
+        least: Severity::Notice,
+    }];
+    let raise = |n: u128, subject: &str| Step::Raise {
+        id: uuid::Uuid::from_u128(n),
+        key: Key {
+            kind: Kind::SuiteGone,
+            tenant: None,
+            subject: subject.into(),
+        },
+        trouble: Trouble {
+            severity: Severity::Warning,
+            title: "title".into(),
+            cause: "cause".into(),
+            cure: "cure".into(),
+        },
+    };
+    store.put_alerts(&[raise(1, "a")], &to, NOW).await.unwrap();
+    let since = NOW.minus(Duration::from_secs(1));
+    let in_trouble = async || store.undelivered(2, since).await.unwrap().len();
+    let due = async |now| store.due_messages("pager", now, 9).await.unwrap();
+    let [message] = &due(NOW).await[..] else {
+        panic!("one message")
+    };
+    let later = NOW.plus(Duration::from_mins(1));
+    store
+        .message_failed(message.id, Some(later), "no answer")
+        .await
+        .unwrap();
+    assert_eq!(in_trouble().await, 0, "once is no trouble yet");
+    store
+        .message_failed(message.id, None, "no answer")
+        .await
+        .unwrap();
+    assert!(due(later).await.is_empty(), "it was given up");
+    assert_eq!(in_trouble().await, 1, "that does not make it well");
+    // Too long ago to be of interest, and a receiver that is not there any more.
+    assert_eq!(store.undelivered(2, later).await.unwrap().len(), 0);
+    store
+        .put_alerts(&[raise(2, "b")], &to, later)
+        .await
+        .unwrap();
+    let [message] = &due(later).await[..] else {
+        panic!("one message")
+    };
+    let reached = later.plus(Duration::from_secs(1));
+    store.message_sent(message.id, reached).await.unwrap();
+    assert_eq!(in_trouble().await, 0, "it was reached");
+    // Closing tells who was told.
+    store
+        .close_alert(uuid::Uuid::from_u128(1), reached)
+        .await
+        .unwrap();
+    let [message] = &due(reached).await[..] else {
+        panic!("one message")
+    };
+    assert_eq!(message.event, alerts::Event::Closed);
+}

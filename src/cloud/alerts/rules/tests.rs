@@ -426,3 +426,52 @@ fn a_restart_is_not_the_end_of_silence() {
     // Nobody is watched any more.
     assert_eq!(restarted(State::Pending, None), (false, false));
 }
+
+#[test]
+fn silence_goes_on_while_microsoft_slows_us_down() {
+    let mut of = served(State::Degraded);
+    of.read_age = Some(secs(700));
+    of.throttled_since = Some(at(secs(5)));
+    let slowed = facts(vec![tenant(1, of), tenant(2, served(State::Connected))]);
+    let id = Some(slowed.tenants[0].id);
+    let judged = judged(&slowed);
+    assert!(judged.troubles.is_empty(), "{judged:?}");
+    for kind in [Kind::NoReading, Kind::Throttled] {
+        assert!(judged.unknown.contains(&(kind, id)), "{kind:?}");
+    }
+}
+
+#[test]
+fn what_is_covered_for_a_day_is_the_usual() {
+    let mut memory = Memory::default();
+    let mut of = served(State::Connected);
+    let id = tenant(1, of.clone()).id;
+    // As after a restart: what was usual is not known any more.
+    memory.baselines.insert(id, Usual::of(1.0));
+    let mut troubles = |covered, now: Timestamp| {
+        of.covered = covered;
+        let mut facts = facts(vec![tenant(1, of.clone())]);
+        facts.now = now;
+        judge(&facts, &Limits::default(), &mut memory)
+            .troubles
+            .len()
+    };
+    let begun = at(secs(0));
+    assert_eq!(troubles(50, begun), 1);
+    assert_eq!(troubles(50, begun.plus(secs(86_399))), 1);
+    assert_eq!(troubles(50, begun.plus(DAY)), 0);
+    assert_eq!(troubles(30, begun.plus(DAY)), 1, "and a new drop is one");
+    assert_eq!(troubles(60, begun.plus(DAY)), 0);
+}
+
+#[test]
+fn suites_out_of_use_do_not_hide_one_that_goes() {
+    let gone = |minutes: u32| Some(MINUTE.saturating_mul(minutes));
+    let mut facts = facts(vec![tenant(1, served(State::Connected))]);
+    let months = gone(60 * 24 * 60);
+    facts.tenants[0].suites = (0..4).map(|n| suite(n, months)).collect();
+    facts.tenants[0].suites.push(suite(9, gone(16)));
+    let suites = told(&facts);
+    assert_eq!(suites.len(), 5, "{suites:?}");
+    assert!(suites.iter().all(|(kind, _)| *kind == Kind::SuiteGone));
+}
