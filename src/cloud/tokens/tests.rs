@@ -493,7 +493,9 @@ async fn after_a_failure_nobody_asks_and_then_one_renewal_decides_for_everybody(
         assert!(everybody().await.iter().all(Result::is_err));
         assert_eq!((scene.asked().len(), stands()), (tries, BreakerState::Open));
         // Never before half a minute, never later than half as long again.
-        scene.clock.jump(FAILURE_KEPT.saturating_sub(Duration::from_secs(1)));
+        scene
+            .clock
+            .jump(FAILURE_KEPT.saturating_sub(Duration::from_secs(1)));
         assert_eq!(stands(), BreakerState::Open);
         scene.clock.jump(FAILURE_KEPT / 2 + Duration::from_secs(1));
         assert_eq!(stands(), BreakerState::HalfOpen);
