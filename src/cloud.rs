@@ -179,6 +179,11 @@ impl CloudView {
             .collect()
     }
 
+    /// A tenant that is being served.
+    pub fn tenant(&self, id: crate::model::TenantId) -> Option<Arc<poller::Tenant>> {
+        self.tenants.all().into_iter().find(|one| one.id() == id)
+    }
+
     /// What operators see and do.
     pub fn operations(&self) -> &Operations {
         &self.operations
