@@ -80,10 +80,7 @@ struct Person {
 pub fn bare(setup: Bare) -> anyhow::Result<()> {
     let runtime = Runtime::new()?;
     let ca = reqwest::Certificate::from_pem(&std::fs::read(&setup.ca)?)?;
-    let client = reqwest::Client::builder()
-        .tls_certs_only([ca])
-        .gzip(true)
-        .build()?;
+    let client = reqwest::Client::builder().tls_certs_only([ca]).build()?;
     let read = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     for (token, ids) in setup.tenants {
         let (client, read, url) = (
@@ -101,6 +98,7 @@ pub fn bare(setup: Bare) -> anyhow::Result<()> {
                     .post(format!("{url}/v1.0/communications/getPresencesByUserId"))
                     .bearer_auth(&token)
                     .header("content-type", "application/json")
+                    .header("accept-encoding", "gzip")
                     .body(body.clone());
                 let Ok(answer) = request.send().await else {
                     continue;
@@ -108,7 +106,12 @@ pub fn bare(setup: Bare) -> anyhow::Result<()> {
                 let Ok(bytes) = answer.bytes().await else {
                     continue;
                 };
-                let Ok(answer) = serde_json::from_slice::<Answer>(&bytes) else {
+                let mut plain = Vec::new();
+                let mut packed = flate2::read::GzDecoder::new(&*bytes);
+                if packed.read_to_end(&mut plain).is_err() {
+                    continue;
+                }
+                let Ok(answer) = serde_json::from_slice::<Answer>(&plain) else {
                     continue;
                 };
                 read.fetch_add(
