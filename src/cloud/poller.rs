@@ -701,7 +701,15 @@ impl Tenant {
         let mut under_way = FuturesUnordered::new();
         let mut trouble: Option<Trouble> = None;
         // Half-open, one request goes out alone: answered, the others follow; failed, none does.
-        let half_open = self.core().breaker.state(Instant::now()) != BreakerState::Closed;
+        let half_open = {
+            let mut core = self.core();
+            let half_open = core.breaker.state(Instant::now()) != BreakerState::Closed;
+            if half_open {
+                // Another one each time: the one that always fails must not keep the others from being read.
+                sweep.begin_with(core.rng.usize(..));
+            }
+            half_open
+        };
         loop {
             let alone = half_open && !sweep.got_an_answer();
             let at_once = if alone { 1 } else { CONCURRENT_REQUESTS };
@@ -915,7 +923,7 @@ impl Tenant {
         }
         match (calls, trouble) {
             // The others are read at their pace, and the failed ones with them.
-            (Calls::SomePresence, _) => {}
+            (Calls::SomePresence, _) => core.breaker.succeeded(),
             (Calls::Presence, _) | (_, Trouble::Token(_)) => core.rest(wait),
             (Calls::Lookups, _) => core.rest_lookups(wait),
         }

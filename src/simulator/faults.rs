@@ -62,7 +62,7 @@ pub enum Fault {
         /// How long between two bytes, in milliseconds.
         delay_ms: u64,
     },
-    /// 200 with JSON that never ends, in chunks; see [`super::answer::ENDLESS`] for where it does.
+    /// 200 with JSON that does not end, in chunks; after a gibibyte it does, so that nobody is harmed by having asked.
     Endless,
     /// 200 with JSON that gzip has made a thousandth of, and that would be gigabytes.
     GzipBomb,

@@ -453,6 +453,46 @@ async fn one_request_finds_out_whether_microsoft_is_back() {
     assert_eq!(breakers(&fleet).await, (closed(), closed(), closed()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_batch_that_fails_keeps_no_breaker_open() {
+    let keys = vec![("poll", "batch = 1".to_owned())];
+    let fleet = Fleet::begin(1, 8, MINUTE, keys).await;
+    let microsoft = &fleet.stage.microsoft;
+    let unavailable = Fault::Unavailable { retry_after: None };
+    microsoft.set_fault(unavailable, Scope::All, None);
+    while fleet.state(0) != "degraded" {
+        fleet.pass(SECOND * 20).await;
+    }
+    microsoft.clear_faults(None, None);
+    // Of the request that would be the first of each sweep.
+    let people = fleet.members[0].0.people();
+    let id = people.iter().map(|person| person.id.0).min().unwrap();
+    let poison = Fault::PoisonUser { id, status: 503 };
+    microsoft.set_fault(poison, Scope::All, None);
+    let fresh = || {
+        let view = fleet.members[0].1.handle.view();
+        view.counts(fleet.stage.clock.now()).fresh
+    };
+    let mut steps = 0;
+    while fresh() != 7 || breakers(&fleet).await.0 != "closed" {
+        fleet.pass(SECOND * 20).await;
+        steps += 1;
+        assert!(
+            steps < 60,
+            "{} fresh, {:?}",
+            fresh(),
+            breakers(&fleet).await
+        );
+    }
+    let before = fleet.asked(0, Endpoint::Presence);
+    for _ in 0..30 {
+        fleet.pass(SECOND * 20).await;
+        assert_eq!(breakers(&fleet).await.0, "closed");
+    }
+    let asked = fleet.asked(0, Endpoint::Presence) - before;
+    assert!((72..=88).contains(&asked), "{asked}: eight a minute");
+}
+
 /// Requests in any thirty seconds, from what was asked by the end of each second.
 fn busiest(by_second: &[u64]) -> u64 {
     let in_window = |w: &[u64]| w[w.len() - 1] - w[0];

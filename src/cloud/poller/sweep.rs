@@ -70,6 +70,12 @@ impl Sweep {
         sweep
     }
 
+    /// Makes the nth request first, and the others in their order after it.
+    pub fn begin_with(&mut self, nth: usize) {
+        let requests = self.queue.len().max(1);
+        self.queue.rotate_left(nth % requests);
+    }
+
     /// The next request to make.
     pub fn next_batch(&mut self) -> Option<Vec<UserId>> {
         self.queue.pop_front()
@@ -359,6 +365,23 @@ mod tests {
         assert_eq!(sweep.suspects(), [user(1234)]);
         assert_eq!(read.len(), 1999);
         assert!(requests <= 4 + 2 * 10, "{requests}");
+    }
+
+    #[test]
+    fn a_sweep_can_begin_anywhere_and_makes_the_same_requests() {
+        let requests = |nth: usize| {
+            let mut sweep = Sweep::new((0..10).map(user).collect(), 3);
+            sweep.begin_with(nth);
+            std::iter::from_fn(move || sweep.next_batch()).collect::<Vec<_>>()
+        };
+        let planned = requests(0);
+        for nth in [1, 3, 4, 7, usize::MAX] {
+            let mut begun = requests(nth);
+            assert_eq!(begun[0], planned[nth % 4]);
+            begun.sort();
+            assert_eq!(begun, planned);
+        }
+        Sweep::new(Vec::new(), 3).begin_with(5);
     }
 
     #[test]
