@@ -570,11 +570,11 @@ fn flaw(faults: &[Fault]) -> Option<IdTokenFlaw> {
 
 /// Whether the part of a scope before the permission names Graph. Something in front of the simulator may terminate TLS.
 fn is_graph(resource: &str, base: &str) -> bool {
-    let bare = |url: &str| {
+    let without_scheme = |url: &str| {
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
         rest.trim_end_matches('/').to_owned()
     };
-    resource == GRAPH || bare(resource) == bare(base)
+    resource == GRAPH || without_scheme(resource) == without_scheme(base)
 }
 
 /// The scopes of a request, without the prefix of Graph. Scopes of another resource are refused.
