@@ -9,7 +9,9 @@ test:
 	bash scripts/test
 
 bench:
-	cargo bench
+	cargo bench --bench performance -- --write
+	cargo bench --bench apply_and_fanout
+	cargo bench --bench change_to_suite
 
 setup:
 	bash scripts/setup

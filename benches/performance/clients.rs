@@ -32,7 +32,9 @@ impl Clients {
             reading: JoinSet::new(),
         };
         for openings in ready.openings[..streams].chunks(50) {
-            let opened = openings.iter().map(|opening| open(ready, opening, product));
+            let opened = openings
+                .iter()
+                .map(|opening| until_let_in(ready, opening, product));
             for mut stream in futures_util::future::try_join_all(opened).await? {
                 let received = Received::default();
                 clients.received.push(Arc::clone(&received));
@@ -100,6 +102,18 @@ type Stream = (
     tonic::Streaming<v1::WatchResponse>,
     tokio::sync::mpsc::Sender<v1::WatchRequest>,
 );
+
+/// When many come at once, some have to come again.
+async fn until_let_in(ready: &Ready, opening: &Opening, product: bool) -> anyhow::Result<Stream> {
+    let mut tries = 0;
+    loop {
+        match open(ready, opening, product).await {
+            Err(_) if tries < 200 => tries += 1,
+            opened => return opened,
+        }
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(50..150))).await;
+    }
+}
 
 async fn open(ready: &Ready, opening: &Opening, product: bool) -> anyhow::Result<Stream> {
     let (up, waiting) = tokio::sync::mpsc::channel(8);

@@ -27,15 +27,15 @@ use table::Row;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [part, role, setup] = &arguments[..]
+    if let [part, role] = &arguments[..]
         && part == "--part"
     {
         return match role.as_str() {
-            "product" => streams::product(serde_json::from_str(setup)?),
-            "bare" => streams::bare(serde_json::from_str(setup)?),
-            "reader" => reading::bare(serde_json::from_str(setup)?),
-            "people" => people::product(serde_json::from_str(setup)?),
-            "compact" => people::compact(serde_json::from_str(setup)?),
+            "product" => streams::product(process::setup()?),
+            "bare" => streams::bare(process::setup()?),
+            "reader" => reading::bare(process::setup()?),
+            "people" => people::product(process::setup()?),
+            "compact" => people::compact(process::setup()?),
             other => anyhow::bail!("no part {other}"),
         };
     }

@@ -29,13 +29,13 @@ impl Part {
     ) -> anyhow::Result<(Self, T)> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--part", role])
-            .arg(serde_json::to_string(setup)?)
             .env("RUST_LOG", "error")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("the part {role} cannot be started"))?;
-        let asked = child.stdin.take().context("a part without input")?;
+        let mut asked = child.stdin.take().context("a part without input")?;
+        writeln!(asked, "{}", serde_json::to_string(setup)?)?;
         let answers = BufReader::new(child.stdout.take().context("a part without output")?);
         let mut part = Self {
             child,
@@ -70,6 +70,13 @@ impl Drop for Part {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a part is given first.
+pub fn setup<T: DeserializeOwned>() -> anyhow::Result<T> {
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
 }
 
 /// The other side: says that it is ready, and answers what it is asked until nobody asks any more.

@@ -201,6 +201,7 @@ pub fn product(setup: Setup) -> anyhow::Result<()> {
         let users: Vec<UserId> = people.iter().map(|person| person.id).collect();
         anyhow::Ok((world, tenant, users, ready))
     })?;
+    let clock = presence_bridge::clock::Clock::system();
     let mut turns = Turns {
         people: setup.people,
         next: 0,
@@ -211,7 +212,7 @@ pub fn product(setup: Setup) -> anyhow::Result<()> {
             .iter()
             .map(|(_, word)| Presence::from_microsoft(Some(word), Some(word)));
         let answer: HashMap<UserId, Presence> = asked.iter().copied().zip(presences).collect();
-        tenant.with_hub(|hub, _, now| hub.apply_readings(&asked, answer, now, now));
+        tenant.take_in(&asked, answer, clock.now());
     };
     play(&ready, |drive| match drive {
         Drive::Answers {

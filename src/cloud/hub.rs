@@ -602,13 +602,18 @@ impl TenantHub {
         let Self {
             directory, streams, ..
         } = self;
+        // All that one answer has for a stream goes in at once, so that it goes out in one message.
+        let mut news: HashMap<StreamId, Vec<(&Upn, &Arc<super::state::Value>)>> = HashMap::new();
         for value in &changes {
             for upn in directory.names(value.user) {
                 for stream in directory.watchers(upn) {
-                    if let Some(stream) = streams.get_mut(&stream) {
-                        stream.say_value(upn, Arc::clone(value), asked_at, false);
-                    }
+                    news.entry(stream).or_default().push((upn, value));
                 }
+            }
+        }
+        for (id, values) in news {
+            if let Some(stream) = streams.get_mut(&id) {
+                stream.say_values(values, asked_at);
             }
         }
         self.tell_coverage_of(&coverage, now);
@@ -803,6 +808,28 @@ fn freshness(as_of: Option<Timestamp>, exceptions: Vec<(Arc<str>, Timestamp)>) -
 }
 
 impl Stream {
+    /// What one answer has for this stream.
+    fn say_values<'a>(
+        &mut self,
+        values: Vec<(&'a Upn, &'a Arc<super::state::Value>)>,
+        confirmed_at: Timestamp,
+    ) {
+        let awaited = self.awaited.as_ref();
+        let deliveries = values.iter().filter_map(|(upn, value)| {
+            let delivery = Delivery {
+                asked: Arc::clone(self.watched.get(upn)?),
+                value: Arc::clone(value),
+                confirmed_at,
+            };
+            let snapshot = awaited.is_some_and(|awaited| awaited.contains(*upn));
+            Some(((*upn).clone(), delivery, snapshot))
+        });
+        self.mailbox.put_values(deliveries);
+        for (upn, _) in values {
+            self.no_longer_await(upn);
+        }
+    }
+
     fn say_value(
         &mut self,
         upn: &Upn,

@@ -60,6 +60,9 @@ pub enum OperationError {
     /// It is off-boarded.
     #[error("{0} was off-boarded and has no credentials any more; it can only be connected anew")]
     Gone(String),
+    /// Nothing is read of it until it is resumed.
+    #[error("{0} is paused; resume it first")]
+    Paused(String),
     /// There is no such suite, or not of that tenant.
     #[error("there is no suite {0}")]
     NoSuite(SuiteId),
@@ -401,6 +404,9 @@ impl Operations {
     /// Tries a tenant's connection again at once, and reads everybody anew.
     pub async fn refresh(&self, by: &Actor, tenant: TenantId) -> Result<(), OperationError> {
         let row = self.known(tenant).await?;
+        if row.status == TenantStatus::Suspended {
+            return Err(OperationError::Paused(row.name));
+        }
         if self
             .store
             .touch_tenant(tenant, by, self.clock.now())

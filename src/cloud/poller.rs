@@ -470,6 +470,26 @@ impl Tenant {
         self.wake_lookup.notify_one();
     }
 
+    /// Takes in an answer of Microsoft about these people, asked for at that time; suites are told what has changed.
+    pub fn take_in(
+        &self,
+        asked: &[UserId],
+        answer: HashMap<UserId, Presence>,
+        asked_at: Timestamp,
+    ) {
+        let answer = self.allowed(answer);
+        let now = self.shared.clock.now();
+        let (changes, tally) = {
+            let mut core = self.core();
+            core.last_read = Some(asked_at);
+            let changes = core.hub.apply_readings(asked, answer, asked_at, now);
+            (changes, core.hub.take_tally())
+        };
+        self.shared.metrics.read(asked.len(), changes);
+        self.shared.metrics.mailboxes(tally);
+        self.changes.fetch_add(changes as u64, Ordering::Relaxed);
+    }
+
     /// Does something to the people watched and the streams, quickly; then the loops look at what is to be done.
     pub fn with_hub<T>(&self, act: impl FnOnce(&mut TenantHub, Known<'_>, Timestamp) -> T) -> T {
         let now = self.shared.clock.now();
@@ -724,17 +744,7 @@ impl Tenant {
             match outcome {
                 Ok(answer) => {
                     sweep.answered();
-                    let answer = self.allowed(answer);
-                    let now = self.shared.clock.now();
-                    let (changes, tally) = {
-                        let mut core = self.core();
-                        core.last_read = Some(asked_at);
-                        let changes = core.hub.apply_readings(&batch, answer, asked_at, now);
-                        (changes, core.hub.take_tally())
-                    };
-                    self.shared.metrics.read(batch.len(), changes);
-                    self.shared.metrics.mailboxes(tally);
-                    self.changes.fetch_add(changes as u64, Ordering::Relaxed);
+                    self.take_in(&batch, answer, asked_at);
                 }
                 Err(failed) if matches!(failed.recovery(), Recovery::Split) => {
                     tracing::debug!(tenant.id = %self.id, poll.batch_size = batch.len(), "a batch was refused");

@@ -45,7 +45,7 @@ async fn every_command_takes_effect_on_suites_and_is_entered_under_the_account()
     suite.until_all_fresh().await;
     let paused = run(&stage, &["tenant", "pause", "alpha"]).await;
     assert_eq!((paused.code, paused.err.as_str()), (0, ""));
-    assert!(paused.out.starts_with("Suspended alpha.example ("));
+    assert!(paused.out.starts_with("Paused alpha.example ("));
     suite.until_state("suspended").await;
     run(&stage, &["tenant", "resume", "alpha"]).await;
     suite.until_state("connected").await;
@@ -317,13 +317,26 @@ async fn completions_need_no_configuration_and_are_a_script() {
     let script = nowhere.path().join("completions.bash");
     let said = told(nowhere.path(), &["completions", "bash"], &[]).await;
     std::fs::write(&script, said.out).unwrap();
-    let checked = std::process::Command::new("bash")
-        .arg("-n")
-        .arg(&script)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(checked.status.success(), "{checked:?}");
+    // As a shell asks: what may follow these words, the last of which is begun.
+    for (words, offered) in [
+        ("presence-cloud ten", "tenant"),
+        ("presence-cloud tenant sh", "show"),
+        ("presence-cloud alert t", "test"),
+        ("presence-cloud api-token re", "revoke"),
+        ("presence-cloud suite list --js", "--json"),
+    ] {
+        let ask = r#"source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+            _presence__cloud presence-cloud "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; echo "${COMPREPLY[@]}""#;
+        let asked = std::process::Command::new("bash")
+            .args(["-c", ask])
+            .arg(&script)
+            .args(words.split(' '))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&asked.stdout);
+        assert_eq!(said.trim(), offered, "{words}: {asked:?}");
+    }
 }
 
 /// A certificate for that name and its key, in files.

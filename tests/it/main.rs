@@ -28,6 +28,7 @@ mod documented_commands;
 mod documented_examples;
 mod every_aadsts_code;
 mod frames_are_bounded;
+mod fuzz_corpus;
 mod graph_contract;
 mod keys_rotate_while_serving;
 mod layering;

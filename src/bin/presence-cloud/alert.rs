@@ -85,8 +85,6 @@ async fn test(talk: &Talk, ask: &Ask) -> anyhow::Result<()> {
     let tested = talk.test_alerts().await?;
     if ask.json {
         say_json(&tested)?;
-    } else if tested.receivers.is_empty() {
-        say("Nobody is told yet: add [[alerts.webhook]] or [[alerts.mail]] to the configuration.");
     }
     let mut failed = 0;
     for one in &tested.receivers {
@@ -95,6 +93,9 @@ async fn test(talk: &Talk, ask: &Ask) -> anyhow::Result<()> {
             let came = one.problem.as_deref().unwrap_or("the test has arrived");
             say(&format!("{}: {came}", one.receiver));
         }
+    }
+    if tested.receivers.is_empty() {
+        bail!("nobody is told yet: add [[alerts.webhook]] or [[alerts.mail]] to the configuration");
     }
     if failed > 0 {
         bail!("{failed} of {} were not reached", tested.receivers.len());

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use presence_bridge::config::cloud::CloudConfig;
+use presence_bridge::config::load::ConfigError;
 use talk::Ask;
 
 /// Reads Microsoft Teams presence for many tenants and streams it to their phone systems.
@@ -145,7 +146,15 @@ fn main() -> ExitCode {
 
 /// The configuration, or everything that is wrong with it.
 fn read(config: &Path) -> anyhow::Result<CloudConfig> {
-    CloudConfig::read(config).map_err(|e| anyhow!("{e}"))
+    CloudConfig::read(config).map_err(|e| {
+        let hint = match &e {
+            ConfigError::Read(_, why) if why.kind() == std::io::ErrorKind::NotFound => {
+                "\nname the file with --config, or in PRESENCE_CLOUD_CONFIG"
+            }
+            _ => "",
+        };
+        anyhow!("{e}{hint}")
+    })
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
@@ -171,7 +180,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "presence-cloud", &mut text);
-            let _ = std::io::stdout().write_all(&text);
+            // clap_complete 4.6 takes the hyphen of a name once for part of it and once for the beginning of a command: its bash script
+            // would know nothing after the first word.
+            let text = String::from_utf8_lossy(&text);
+            let text = text.replace("presence__subcmd__cloud", "presence__cloud");
+            let text = text.replace("api__subcmd__token", "api__token");
+            let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(())
         }
     }

@@ -212,11 +212,13 @@ pub async fn tenant(config: &Path, ask: &Ask, command: Tenant) -> anyhow::Result
                 attention,
                 search,
             };
+            let filtered =
+                wanted.health.is_some() || wanted.attention.is_some() || wanted.search.is_some();
             let found = talk.tenants(&wanted).await?;
             if ask.json {
                 return say_json(&found);
             }
-            show::list(&found);
+            show::list(&found, filtered);
         }
         Tenant::Show(which) => {
             let (id, _) = talk.pick(&which.tenant).await?;
@@ -226,7 +228,7 @@ pub async fn tenant(config: &Path, ask: &Ask, command: Tenant) -> anyhow::Result
             }
             show::one(&detail);
         }
-        Tenant::Pause(which) => act(&talk, ask, "pause", &which, "Suspended").await?,
+        Tenant::Pause(which) => act(&talk, ask, "pause", &which, "Paused").await?,
         Tenant::Resume(which) => act(&talk, ask, "resume", &which, "Resumed").await?,
         Tenant::Refresh(which) => {
             act(&talk, ask, "refresh", &which, "Trying at once:").await?;

@@ -212,12 +212,19 @@ impl Mailbox {
 
     /// Puts in the newest value of a person.
     pub fn put_value(&self, upn: &Upn, delivery: Delivery, snapshot: bool) {
+        self.put_values([(upn.clone(), delivery, snapshot)]);
+    }
+
+    /// Puts in the newest values of several people, each with whether it belongs to the snapshot. Nobody takes a part of them.
+    pub fn put_values(&self, values: impl IntoIterator<Item = (Upn, Delivery, bool)>) {
         self.put(|inner| {
-            let waiting = Waiting { snapshot, delivery };
-            if inner.values.insert(upn.clone(), waiting).is_none() {
-                inner.order.push_back(Item::Person(upn.clone()));
-            } else {
-                inner.tally.replaced += 1;
+            for (upn, delivery, snapshot) in values {
+                let waiting = Waiting { snapshot, delivery };
+                if inner.values.insert(upn.clone(), waiting).is_none() {
+                    inner.order.push_back(Item::Person(upn));
+                } else {
+                    inner.tally.replaced += 1;
+                }
             }
         });
     }

@@ -104,9 +104,17 @@ impl HealthLine {
         let health = figures
             .map(|f| &f.health)
             .filter(|_| status != TenantStatus::Gone);
-        let cause = health.and_then(|h| h.cause.clone()).unwrap_or_default();
+        let state = health.map_or(stored, |h| h.state);
+        let mut cause = health.and_then(|h| h.cause.clone()).unwrap_or_default();
+        if state == HealthState::Suspended {
+            // Suites are told to ask the operator; this is who they ask.
+            cause.text = "An operator has paused this connection.".into();
+            cause.remedy =
+                "Resume it when it is to be read again: on its page, or presence-cloud tenant resume."
+                    .into();
+        }
         Self {
-            state: health.map_or(stored, |h| h.state).as_str().into(),
+            state: state.as_str().into(),
             since: health.map(|h| h.since),
             cause: cause.text,
             remedy: cause.remedy,

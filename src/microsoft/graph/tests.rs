@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use http::request::Parts;
+use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::super::error::Recovery;
@@ -479,4 +480,57 @@ async fn nonsense_inside_a_batch_fails_the_names_it_stands_for() {
     let (graph, _) = graph(|_, _| ok(&json!({"responses": [[], 7, null, {"id": 1}]})));
     let lookup = graph.lookup(&token(), &[upn("ann@x.com")]).await.unwrap();
     assert!(lookup.failed[0].1.is_bad_answer());
+}
+
+/// What the patient reader makes of a body.
+fn patiently(body: &Value) -> HashMap<UserId, Presence> {
+    let entries = body["value"].as_array().unwrap();
+    entries.iter().filter_map(read_presence).collect()
+}
+
+/// A field as Microsoft writes it, as it may not, and not at all.
+fn field(kinds: &'static [&'static str]) -> impl Strategy<Value = Option<Value>> {
+    prop::sample::select(kinds).prop_map(|text| match text {
+        "" => None,
+        text => Some(serde_json::from_str(text).unwrap()),
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_short_way_and_the_patient_one_read_the_same(
+        entries in prop::collection::vec((
+            field(&["\"00000000-0000-0000-0000-00000000000a\"", "\"00000000-0000-0000-0000-00000000000b\"", "\"no id\""]),
+            field(&["", "null", "\"Busy\"", "\"b\\u0075sy \"", "\"Strange\""]),
+            field(&["", "null", "\"InACall\"", "\"\"", "7"]),
+            field(&["", "null", "{}", "{\"message\":{\"content\":\"hi\",\"contentType\":\"text\"}}",
+                "{\"message\":{\"content\":\"<b>\",\"contentType\":\"html\"}}", "{\"message\":null}", "[]"]),
+            field(&["", "null", "{\"isOutOfOffice\":true}", "{\"isOutOfOffice\":null}", "{\"isOutOfOffice\":\"x\"}"]),
+            field(&["", "null", "{\"workLocationType\":\"remote\"}", "{\"workLocationType\":\"moon\"}"]),
+            field(&["", "{\"@odata.type\":[1,2]}", "\"more\""]),
+        ), 0..5)
+    ) {
+        let names = ["id", "availability", "activity", "statusMessage", "outOfOfficeSettings", "workLocation", "else"];
+        let value: Vec<Value> = entries
+            .into_iter()
+            .map(|(a, b, c, d, e, f, g)| {
+                let fields = names.into_iter().zip([a, b, c, d, e, f, g]);
+                fields.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+            })
+            .collect();
+        let body = json!({ "@odata.context": "x", "value": value });
+        if let Some(read) = plain::presences(body.to_string().as_bytes()) {
+            prop_assert_eq!(read.collect::<HashMap<_, _>>(), patiently(&body));
+        }
+    }
+}
+
+#[test]
+fn what_microsoft_documents_goes_the_short_way() {
+    let documented: Value = serde_json::from_str(include_str!(
+        "../../../tests/fixtures/microsoft/presences.json"
+    ))
+    .unwrap();
+    let body = documented["response"]["body"].to_string();
+    assert!(plain::presences(body.as_bytes()).is_some_and(|entries| entries.count() > 0));
 }

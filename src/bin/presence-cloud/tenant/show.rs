@@ -44,9 +44,13 @@ fn suites(line: &TenantLine) -> String {
     }
 }
 
-pub fn list(found: &Tenants) {
+pub fn list(found: &Tenants, filtered: bool) {
     if found.tenants.is_empty() {
-        say("No organisation fits. Connect one: presence-cloud tenant add, or on the pages.");
+        say(if filtered {
+            "No organisation fits what you ask for."
+        } else {
+            "No organisation is connected yet. Connect one: presence-cloud tenant add, or on the pages."
+        });
         return;
     }
     let of =

@@ -88,6 +88,7 @@ fn refused(e: &OperationError) -> (u16, &'static str, &'static str) {
         OperationError::NoSuite(_) => (404, "no-such-suite", "There is no such suite"),
         OperationError::NoToken(_) => (404, "no-such-token", "There is no such token"),
         OperationError::Gone(_) => (409, "off-boarded", "The tenant was off-boarded"),
+        OperationError::Paused(_) => (409, "paused", "The tenant is paused"),
         OperationError::NoPages => (409, "no-pages", "There are no pages"),
         OperationError::NotConfirmed(_) => (409, "not-confirmed", "It was not confirmed"),
         OperationError::NameTaken(_) => (409, "name-taken", "The name is taken"),
