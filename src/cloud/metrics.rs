@@ -605,9 +605,9 @@ impl Metrics {
         }
     }
 
-    /// A change is handed to a stream.
-    pub fn lag(&self, lag: Duration) {
-        self.lag.record(lag);
+    /// So many changes of one moment are handed to a stream.
+    pub fn lag(&self, lag: Duration, changes: usize) {
+        self.lag.record_many(lag, changes);
     }
 
     /// A stream has begun.

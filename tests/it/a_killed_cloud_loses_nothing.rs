@@ -2,7 +2,7 @@
 
 use presence_bridge::cloud::store::ConnectionKind;
 
-use crate::support::program::Program;
+use crate::support::program::{Program, operator};
 use crate::support::stage::{Stage, quick, until, upns};
 
 #[tokio::test]
@@ -26,4 +26,27 @@ async fn suites_resume_by_themselves_and_no_change_and_no_credential_is_lost() {
         suite.until_all_fresh().await;
         assert_eq!(suite.status().unwrap().state, "connected");
     }
+}
+
+#[tokio::test]
+async fn a_second_service_on_the_same_database_does_not_start() {
+    let mut stage = Stage::new(quick()).await;
+    stage.tenant("contoso.example", 1).await;
+    stage.world.stop_cloud().await;
+    let _first = Program::serve(stage.folder());
+    let ready = stage.operators_url().join("/readyz").unwrap();
+    until_answered(ready).await;
+    let (well, said) = operator(stage.folder(), &["serve"]).await;
+    assert!(!well && said.contains("serves from"), "{said}");
+}
+
+/// Waits until something answers there.
+async fn until_answered(url: url::Url) {
+    for _ in 0..600 {
+        if reqwest::get(url.clone()).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("nothing answers");
 }

@@ -152,6 +152,9 @@ struct Inner {
     idle_since: Instant,
 }
 
+/// An empty mailbox keeps room for so many people.
+const ROOM_KEPT: usize = 64;
+
 /// What waits to be sent on one stream. One reader.
 pub struct Mailbox {
     inner: Mutex<Inner>,
@@ -394,6 +397,7 @@ impl Mailbox {
         if std::mem::take(&mut inner.freshness_is_news) {
             return Some(Parcel::Freshness(inner.freshness.clone(), inner.delivered));
         }
+        inner.give_back();
         None
     }
 
@@ -426,6 +430,18 @@ impl Inner {
             && self.coverage.is_empty()
             && self.status.is_none()
             && !self.freshness_is_news
+    }
+
+    /// Gives back what a long list has taken: most of the time nothing waits.
+    fn give_back(&mut self) {
+        if self.values.capacity().max(self.order.capacity()) > ROOM_KEPT {
+            (self.values, self.order) = (HashMap::new(), VecDeque::new());
+        }
+        for told in [&mut self.coverage, &mut self.forget] {
+            if told.capacity() > ROOM_KEPT {
+                *told = HashMap::new();
+            }
+        }
     }
 
     /// The values at the head of the queue that are of one kind.

@@ -390,12 +390,14 @@ impl Conversation {
             } => {
                 if !snapshot {
                     let now = self.clock.now();
-                    // A value that was known before and is told anew, because the name has moved, is no news that came late.
-                    for fresh in values
-                        .iter()
-                        .filter(|v| v.value.changed_at == v.confirmed_at)
-                    {
-                        self.metrics.lag(fresh.value.changed_at.until(now));
+                    // What came with one answer stands together, and has one moment.
+                    for of_one in values.chunk_by(|a, b| a.value.changed_at == b.value.changed_at) {
+                        // A value that was known before and is told anew, because the name has moved, is no news that came late.
+                        let fresh = of_one
+                            .iter()
+                            .filter(|v| v.value.changed_at == v.confirmed_at);
+                        self.metrics
+                            .lag(of_one[0].value.changed_at.until(now), fresh.count());
                     }
                 }
                 let kind = if snapshot {

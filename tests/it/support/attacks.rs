@@ -30,13 +30,17 @@ pub struct Repelled {
 impl Attack {
     /// Runs it `n` times over and waits until the connection is ended.
     pub async fn run(&self, address: SocketAddr, n: u32) -> Repelled {
-        let bytes = (self.bytes)(n);
-        let mut wire = Wire::greet(address).await;
-        let wrote_all = wire.say(&bytes).await.is_ok();
-        Repelled {
-            seen: wire.ended().await,
-            wrote_all,
-        }
+        strike(address, &(self.bytes)(n)).await
+    }
+}
+
+/// Writes all of it and waits until the connection is ended.
+pub async fn strike(address: SocketAddr, bytes: &[u8]) -> Repelled {
+    let mut wire = Wire::greet(address).await;
+    let wrote_all = wire.say(bytes).await.is_ok();
+    Repelled {
+        seen: wire.ended().await,
+        wrote_all,
     }
 }
 
