@@ -4,13 +4,16 @@
 //! Everything lives in one folder, as an operator would have it: configuration, secret files, database, a folder per suite.
 
 pub mod demo;
+pub mod load;
+pub mod process;
+mod program;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,14 +30,15 @@ use crate::cloud::admin::{self, ConnectError, ConnectTenant, DEFAULT_MAX_WATCHED
 use crate::cloud::operators::password::{self, PasswordError};
 use crate::cloud::store::{Actor, ConnectionKind, Store, StoreError};
 use crate::cloud::{self, BuildError, Cloud, CloudView, Parts};
-use crate::config::cloud::CloudConfig;
+use crate::config::cloud::{CloudConfig, CredentialFiles};
 use crate::config::load::ConfigError;
 use crate::microsoft::HttpTransport;
 use crate::microsoft::transport::RouterTransport;
 use crate::model::TenantId;
-use crate::secret::{KeyRing, SealError, Secret, random_token};
+use crate::secret::{KeyRing, SealError, Secret, random_token, read_secret_file};
 use crate::simulator::{AppRegistration, Life, Microsoft, Options, Tenant, TenantSpec};
 use crate::supervise::TaskDied;
+use program::Program;
 
 /// What the simulated Microsoft lets an organisation connection do.
 const APPLICATION_PERMISSIONS: &[&str] = &["Presence.Read.All", "User.ReadBasic.All"];
@@ -76,6 +80,12 @@ pub enum WorldError {
     /// No such tenant.
     #[error("there is no such tenant")]
     NoTenant,
+    /// presence-cloud, as a process of its own.
+    #[error("presence-cloud did not start: {0}")]
+    Ended(String),
+    /// A folder or a presence-cloud that cannot be used for this.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> WorldError {
@@ -96,6 +106,8 @@ pub struct WorldSettings {
     pub in_process: bool,
     /// Further lines of the cloud's configuration, by section, for example `("poll", "share = 1.0")`.
     pub cloud_keys: Vec<(&'static str, String)>,
+    /// The cloud is this program, in a process of its own; `None`: it runs in this one.
+    pub program: Option<PathBuf>,
     /// With which password operators sign in to their pages; `None`: nobody does.
     pub operators_password: Option<Secret>,
 }
@@ -111,17 +123,25 @@ impl Default for WorldSettings {
             clock: Clock::system(),
             in_process: false,
             cloud_keys: Vec::new(),
+            program: None,
             operators_password: None,
         }
     }
 }
 
 /// A running cloud.
-pub struct RunningCloud {
-    view: CloudView,
-    address: SocketAddr,
-    stop: CancellationToken,
-    work: JoinHandle<Result<(), TaskDied>>,
+enum RunningCloud {
+    /// In this process.
+    Here {
+        view: CloudView,
+        address: SocketAddr,
+        stop: CancellationToken,
+        work: JoinHandle<Result<(), TaskDied>>,
+    },
+    /// In a process of its own.
+    Program(Program),
+    /// Somebody else runs it.
+    Elsewhere,
 }
 
 /// A running suite.
@@ -141,8 +161,10 @@ pub struct World {
     /// The time of everything in it.
     pub clock: Clock,
     in_process: bool,
+    program: Option<PathBuf>,
     microsoft_url: Url,
     folder: PathBuf,
+    config_file: PathBuf,
     client_id: Uuid,
     cloud: Option<RunningCloud>,
     /// The ports of the cloud, the same after a restart.
@@ -156,24 +178,10 @@ pub struct World {
 impl World {
     /// Starts the simulated Microsoft and the cloud on free ports, with everything in `folder`.
     pub async fn start(folder: &Path, settings: WorldSettings) -> Result<Self, WorldError> {
-        let microsoft = Microsoft::new(settings.microsoft.clone(), settings.clock.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .map_err(io("no free port"))?;
-        let address = listener.local_addr().map_err(io("no free port"))?;
-        let microsoft_url =
-            Url::parse(&format!("http://{address}")).expect("an address makes a URL");
-        let stop = CancellationToken::new();
-        let serving = microsoft.clone().serve(listener, stop.clone());
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "kept and ended by the world that is returned"
-        )]
-        let work = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the simulated Microsoft has stopped");
-            }
-        });
+        let (microsoft, microsoft_url, stop, work) = serve_microsoft(&settings, listener)?;
         let client_id = Uuid::new_v4();
         let secret = random_token();
         std::fs::create_dir_all(folder)
@@ -189,15 +197,17 @@ impl World {
             microsoft,
             clock: settings.clock.clone(),
             in_process: settings.in_process,
+            program: settings.program.clone(),
             microsoft_url,
+            config_file: folder.join("cloud.toml"),
             folder,
             client_id,
             cloud: None,
             grpc: SocketAddr::from(([127, 0, 0, 1], 0)),
             web: SocketAddr::from(([127, 0, 0, 1], 0)),
             operators: SocketAddr::from(([127, 0, 0, 1], 0)),
-            _microsoft_stop: stop.drop_guard(),
-            _microsoft_work: AbortOnDropHandle::new(work),
+            _microsoft_stop: stop,
+            _microsoft_work: work,
         };
         // A port that stays the same, so that a restarted cloud is where its suites look for it; somebody may be quicker to take it.
         for attempt in 1.. {
@@ -211,10 +221,11 @@ impl World {
                 ..AppRegistration::default()
             });
             let text = world.cloud_toml(&settings);
-            std::fs::write(world.folder.join("cloud.toml"), text)
-                .map_err(io("cannot write cloud.toml"))?;
+            std::fs::write(&world.config_file, text).map_err(io("cannot write cloud.toml"))?;
             match world.start_cloud().await {
                 Err(WorldError::Build(BuildError::Listen(..))) if attempt < PORTS_TRIED => {}
+                Err(WorldError::Ended(why))
+                    if why.contains("cannot listen") && attempt < PORTS_TRIED => {}
                 started => {
                     started?;
                     break;
@@ -222,6 +233,75 @@ impl World {
             }
         }
         Ok(world)
+    }
+
+    /// Puts a simulated Microsoft and suites around a presence-cloud that runs already, with this configuration. It must have been
+    /// made for that: its Microsoft is at an address of this machine that is free. Suites keep what is theirs in `folder`.
+    pub async fn around(
+        config_file: &Path,
+        folder: &Path,
+        settings: WorldSettings,
+    ) -> Result<Self, WorldError> {
+        let config = CloudConfig::read(config_file)?;
+        let url = config.login_url.clone();
+        if url.scheme() != "http" || config.graph_url != url {
+            return Err(WorldError::Unusable(format!(
+                "the Microsoft of this presence-cloud is not a simulated one; in [microsoft] of {} write login_url and graph_url as one address such as \
+                 http://127.0.0.1:8900",
+                config_file.display()
+            )));
+        }
+        let at = url.socket_addrs(|| None).map_err(io("its Microsoft"))?;
+        let listener = TcpListener::bind(&at[..]).await.map_err(io(format!(
+            "cannot be Microsoft at {url}, where this presence-cloud expects it; stop what listens there"
+        )))?;
+        TcpStream::connect(config.grpc.listen)
+            .await
+            .map_err(io(format!(
+                "nothing listens at {}; start it: presence-cloud --config {} serve",
+                config.grpc.listen,
+                config_file.display()
+            )))?;
+        let mut app = AppRegistration {
+            client_id: config.client_id,
+            ..AppRegistration::default()
+        };
+        for credential in &config.credentials {
+            match credential {
+                CredentialFiles::Secret { file, .. } => {
+                    let secret = read_secret_file(file).map_err(BuildError::Credential)?;
+                    app.secrets.push(secret.expose().to_owned());
+                }
+                CredentialFiles::Certificate { certificate, .. } => {
+                    let pem = std::fs::read_to_string(certificate)
+                        .map_err(io(format!("cannot read {}", certificate.display())))?;
+                    app.certificates_pem.push(pem);
+                }
+            }
+        }
+        let (microsoft, microsoft_url, stop, work) = serve_microsoft(&settings, listener)?;
+        microsoft.register_app(app);
+        std::fs::create_dir_all(folder)
+            .map_err(io(format!("cannot create {}", folder.display())))?;
+        Ok(Self {
+            microsoft,
+            clock: settings.clock.clone(),
+            in_process: false,
+            program: None,
+            microsoft_url,
+            folder: std::path::absolute(folder).map_err(io("cannot find the folder"))?,
+            config_file: config_file.to_owned(),
+            client_id: config.client_id,
+            cloud: Some(RunningCloud::Elsewhere),
+            grpc: config.grpc.listen,
+            web: config
+                .web
+                .as_ref()
+                .map_or(config.grpc.listen, |web| web.listener.listen),
+            operators: config.operators.listener.listen,
+            _microsoft_stop: stop,
+            _microsoft_work: work,
+        })
     }
 
     /// Where everything is.
@@ -256,7 +336,7 @@ impl World {
 
     /// The configuration of the cloud.
     pub fn config(&self) -> Result<CloudConfig, WorldError> {
-        Ok(CloudConfig::read(&self.folder.join("cloud.toml"))?)
+        Ok(CloudConfig::read(&self.config_file)?)
     }
 
     /// Starts the cloud, if it does not run.
@@ -264,6 +344,18 @@ impl World {
         if self.cloud.is_some() {
             return Ok(());
         }
+        self.cloud = Some(match &self.program {
+            Some(program) => {
+                let log = self.folder.join("cloud.log");
+                let url = self.operators_url();
+                RunningCloud::Program(Program::serve(program, &self.config_file, &log, &url).await?)
+            }
+            None => self.build_here().await?,
+        });
+        Ok(())
+    }
+
+    async fn build_here(&self) -> Result<RunningCloud, WorldError> {
         let cloud = Cloud::build(
             self.config()?,
             Parts {
@@ -276,47 +368,58 @@ impl World {
         let (view, address, stop) = (cloud.view(), cloud.grpc_address(), CancellationToken::new());
         #[expect(clippy::disallowed_methods, reason = "kept and ended by the world")]
         let work = tokio::spawn(cloud.run(stop.clone()));
-        self.cloud = Some(RunningCloud {
+        Ok(RunningCloud::Here {
             view,
             address,
             stop,
             work,
-        });
-        Ok(())
+        })
     }
 
     fn call_in_process(&self) -> Arc<dyn HttpTransport> {
         Arc::new(RouterTransport(self.microsoft.router()))
     }
 
-    /// Stops the cloud in an orderly way.
+    /// Stops the cloud: in an orderly way if it is in this process. One that somebody else runs goes on.
     pub async fn stop_cloud(&mut self) {
-        if let Some(cloud) = self.cloud.take() {
-            cloud.stop.cancel();
-            let _ = cloud.work.await;
+        if let Some(RunningCloud::Here { stop, work, .. }) = self.cloud.take() {
+            stop.cancel();
+            let _ = work.await;
         }
     }
 
-    /// Figures of the cloud while it runs.
+    /// Figures of the cloud while it runs in this process.
     pub fn cloud(&self) -> Option<&CloudView> {
-        self.cloud.as_ref().map(|cloud| &cloud.view)
+        match &self.cloud {
+            Some(RunningCloud::Here { view, .. }) => Some(view),
+            _ => None,
+        }
+    }
+
+    /// The process id of the cloud, if it was started as a program.
+    pub fn cloud_pid(&self) -> Option<u32> {
+        match &self.cloud {
+            Some(RunningCloud::Program(program)) => Some(program.pid()),
+            _ => None,
+        }
     }
 
     /// Waits until the cloud has ended by itself, which it must not.
     pub async fn cloud_died(&mut self) -> String {
         match &mut self.cloud {
-            Some(RunningCloud { work, address, .. }) => match work.await {
+            Some(RunningCloud::Here { work, address, .. }) => match work.await {
                 Ok(Ok(())) => format!("the cloud at {address} has ended"),
                 Ok(Err(died)) => died.to_string(),
                 Err(e) => e.to_string(),
             },
-            None => std::future::pending().await,
+            Some(RunningCloud::Program(program)) => program.died().await,
+            Some(RunningCloud::Elsewhere) | None => std::future::pending().await,
         }
     }
 
     /// A store of one's own, as the operator's command line has.
     pub async fn store(&self) -> Result<Store, WorldError> {
-        Ok(Store::open_beside(&self.folder.join("cloud.db"), &self.clock).await?)
+        Ok(Store::open_beside(&self.config()?.database, &self.clock).await?)
     }
 
     /// Adds a tenant to the simulated Microsoft, consents, and connects it to the cloud.
@@ -337,6 +440,7 @@ impl World {
             APPLICATION_PERMISSIONS,
             DELEGATED_PERMISSIONS,
         );
+        let people = u32::try_from(tenant.people().len()).unwrap_or(u32::MAX);
         let credential = match kind {
             ConnectionKind::Organisation => NewCredential::Organisation,
             ConnectionKind::ServiceAccount => {
@@ -362,7 +466,7 @@ impl World {
             tenant: tenant.domain().to_owned(),
             name: tenant.domain().to_owned(),
             credential,
-            max_watched: DEFAULT_MAX_WATCHED,
+            max_watched: DEFAULT_MAX_WATCHED.max(people),
             share_status_message: false,
             share_work_location: false,
             verify: true,
@@ -390,12 +494,11 @@ impl World {
 
     /// Enrols a suite.
     pub async fn enroll(&self, tenant: TenantId, name: &str) -> Result<Identity, WorldError> {
-        let listener = self.config()?.grpc;
-        let url = format!("{}://{}", listener.scheme(), self.grpc);
+        let config = self.config()?;
         let enrolment = Enrolment {
             cloud: CloudAddress {
-                url: Url::parse(&url).expect("an address makes a URL"),
-                ca_file: listener.tls.map(|tls| tls.certificate),
+                url: config.grpc_public_url,
+                ca_file: config.grpc.tls.map(|tls| tls.certificate),
             },
             code: self.invite(tenant).await?,
             suite_name: name.into(),
@@ -445,6 +548,75 @@ impl World {
     ) -> Result<Suite, WorldError> {
         Ok(self.run_suite(self.enroll(tenant.id(), name).await?, upns))
     }
+}
+
+/// A folder for everything: a temporary one that is removed in the end, or one that is kept.
+struct Folder {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Folder {
+    fn new(what: &str, keep: Option<PathBuf>) -> Result<Self, WorldError> {
+        if let Some(path) = keep {
+            let used = std::fs::read_dir(&path).is_ok_and(|mut files| files.next().is_some());
+            if used {
+                return Err(WorldError::Unusable(format!(
+                    "{} is not empty; name another folder",
+                    path.display()
+                )));
+            }
+            return Ok(Self { path, kept: true });
+        }
+        let name = format!("presence-{what}-{}", &random_token()[..8]);
+        let path = std::env::temp_dir().join(name);
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder
+            .create(&path)
+            .map_err(io("cannot make a temporary folder"))?;
+        Ok(Self { path, kept: false })
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// A simulated Microsoft on this listener: itself, its address, and what ends it.
+fn serve_microsoft(
+    settings: &WorldSettings,
+    listener: TcpListener,
+) -> Result<(Microsoft, Url, DropGuard, AbortOnDropHandle<()>), WorldError> {
+    let microsoft = Microsoft::new(settings.microsoft.clone(), settings.clock.clone());
+    let address = listener.local_addr().map_err(io("no free port"))?;
+    let url = Url::parse(&format!("http://{address}")).expect("an address makes a URL");
+    let stop = CancellationToken::new();
+    let serving = microsoft.clone().serve(listener, stop.clone());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "kept and ended by the world that is returned"
+    )]
+    let work = tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the simulated Microsoft has stopped");
+        }
+    });
+    Ok((
+        microsoft,
+        url,
+        stop.drop_guard(),
+        AbortOnDropHandle::new(work),
+    ))
 }
 
 /// A port of loopback that nobody uses now, outside of the range from which the system takes ports for outgoing connections.

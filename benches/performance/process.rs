@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::Context as _;
+use presence_bridge::world::process;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -95,27 +96,14 @@ pub fn play<Q: DeserializeOwned, A: Serialize>(
     Ok(())
 }
 
-/// Processor time a process has used, in seconds: what its threads have run so far.
+/// Processor time a process has used, in seconds.
 pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let mut nanoseconds = 0_u64;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let file = thread?.path().join("schedstat");
-        let Ok(text) = std::fs::read_to_string(file) else {
-            continue;
-        };
-        let ran = text.split_whitespace().next().unwrap_or("0");
-        nanoseconds += ran.parse::<u64>()?;
-    }
-    Ok(std::time::Duration::from_nanos(nanoseconds).as_secs_f64())
+    Ok(process::cpu(pid)?.as_secs_f64())
 }
 
 /// Resident memory of a process, in bytes.
 pub fn resident_bytes(pid: u32) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("the system does not tell the memory of a process")?
-        .parse()?;
-    Ok(kib * 1024.0)
+    #[expect(clippy::cast_precision_loss, reason = "far below")]
+    let bytes = process::resident(pid)? as f64;
+    Ok(bytes)
 }

@@ -14,6 +14,7 @@ use presence_bridge::secret::{random_token, read_secret_file};
 use presence_bridge::simulator::{AppRegistration, Fault, Life, Microsoft, Options, TenantSpec};
 use presence_bridge::telemetry::{self, LogFormat};
 use presence_bridge::world::demo::{self, DemoSettings};
+use presence_bridge::world::load::{self, LoadSettings};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::{Uuid, uuid};
@@ -36,6 +37,12 @@ enum Command {
     Demo(Demo),
     /// Start the simulated Microsoft.
     Serve(Serve),
+    /// Put a presence-cloud under load and tell what it costs, how late changes come, and whether everything is right in the end.
+    #[command(after_help = LOAD_HELP)]
+    Load(Load),
+    /// The suites of a load, in a process of their own.
+    #[command(name = load::apart::COMMAND, hide = true)]
+    LoadSuites,
     /// Make something go wrong in a running simulator.
     Fault(FaultArgs),
     /// Say what somebody shows in a running simulator.
@@ -60,6 +67,107 @@ struct Demo {
     /// The same seed gives the same people and days.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+const LOAD_HELP: &str = "\
+Examples:
+  presence-sim load
+  presence-sim load --tenants 50 --people 2000 --suites 4 --watch 500 --rate 200 --for 5m
+  presence-sim load --config /etc/presence-cloud/cloud.toml --pid $(pidof presence-cloud)
+
+With --config, [microsoft] of that configuration must name an address of this machine where nothing listens: there the
+load stands in for Microsoft. The tenants load1.example, load2.example … are connected to it and stay.
+
+Exit code 0 only if in the end every suite showed what is so. See docs/load.md for each line of the output.";
+
+#[derive(Args)]
+struct Load {
+    /// How many tenants.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    tenants: u32,
+    /// How many people in each tenant.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    people: u32,
+    /// How many suites of each tenant.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    suites: u32,
+    /// How many people each suite watches; without it everybody of its tenant.
+    #[arg(long, value_name = "PEOPLE", value_parser = clap::value_parser!(u32).range(1..))]
+    watch: Option<u32>,
+    /// Changes per second, over all tenants.
+    #[arg(long, default_value_t = 50.0, value_parser = rate)]
+    rate: f64,
+    /// How long changes are made and counted.
+    #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    length: Duration,
+    /// Time between two readings of Microsoft, for the presence-cloud that is started.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, conflicts_with = "config")]
+    interval: Duration,
+    /// Wait so long for everybody to be known in the beginning, and for everything to be right in the end.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    patience: Duration,
+    /// The same seed gives the same tenants, people and changes.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run the suites in a process of their own, so that they do not wait for the simulated Microsoft.
+    #[arg(long)]
+    apart: bool,
+    /// One JSON object per event instead of text; the last one is the summary.
+    #[arg(long)]
+    json: bool,
+    /// Keep configuration, database, log and keys in this folder; a temporary one otherwise.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// The presence-cloud to start; without it the one beside this program.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    program: Option<PathBuf>,
+    /// Configuration of a presence-cloud that runs already on this machine, instead of starting one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Its process id, to tell what it uses.
+    #[arg(long, requires = "config")]
+    pid: Option<u32>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate: &f64| (0.0..=1_000_000.0).contains(rate))
+        .ok_or_else(|| "write a number of changes per second from 0 to 1000000".into())
+}
+
+async fn put_under_load(args: Load) -> anyhow::Result<bool> {
+    let program = match args.program {
+        Some(program) => program,
+        None => std::env::current_exe()
+            .context("cannot find this program")?
+            .with_file_name(format!("presence-cloud{}", std::env::consts::EXE_SUFFIX)),
+    };
+    if args.config.is_none() && !program.exists() {
+        bail!(
+            "there is no presence-cloud at {}; build it with cargo build --release, or name one with --program",
+            program.display()
+        );
+    }
+    let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    Ok(load::run(LoadSettings {
+        tenants: count(args.tenants),
+        people: count(args.people),
+        suites: count(args.suites),
+        watch: count(args.watch.unwrap_or(args.people)),
+        rate: args.rate,
+        length: args.length,
+        interval: args.interval,
+        seed: args.seed,
+        json: args.json,
+        apart: args.apart,
+        keep: args.keep,
+        program,
+        config: args.config,
+        pid: args.pid,
+        patience: args.patience,
+    })
+    .await?)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -228,10 +336,9 @@ async fn main() -> ExitCode {
     let command = Cli::parse().command;
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // Log lines would spoil the demo's picture; what goes wrong is part of it.
-    let filter = if matches!(command, Command::Demo(_)) {
-        "off"
-    } else {
-        "info"
+    let filter = match command {
+        Command::Demo(_) | Command::Load(_) | Command::LoadSuites => "off",
+        _ => "info",
     };
     telemetry::init(LogFormat::Text, filter);
     let done = match command {
@@ -248,6 +355,13 @@ async fn main() -> ExitCode {
             Err(e) => Err(e.into()),
         },
         Command::Serve(args) => serve(args).await,
+        Command::Load(args) => match put_under_load(args).await {
+            Ok(true) => Ok(()),
+            // The report has said it.
+            Ok(false) => return ExitCode::FAILURE,
+            Err(e) => Err(e),
+        },
+        Command::LoadSuites => load::apart::serve().await.map_err(Into::into),
         Command::Fault(args) => fault(args).await,
         Command::Presence(args) => presence(args).await,
         Command::Person(args) => person(args).await,

@@ -200,6 +200,22 @@ impl Tenant {
             .map(super::directory::Entry::person)
     }
 
+    /// What everybody shows now: UPN, availability and activity.
+    pub fn shown(&self) -> Vec<(String, String, String)> {
+        let (life, now) = (
+            self.microsoft.inner.options.life,
+            self.microsoft.inner.people_time(),
+        );
+        let directory = self.cell.directory();
+        directory
+            .all()
+            .filter_map(|(_, entry)| {
+                let shown = directory.shown(entry.id, life, now)?;
+                Some((entry.person().upn, shown.availability, shown.activity))
+            })
+            .collect()
+    }
+
     fn tell(&self, upn: &str, tell: Tell) -> bool {
         let now = self.microsoft.inner.people_time();
         self.cell.directory().tell(upn, tell, now)

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Suite, World, WorldError, WorldSettings};
+use super::{Folder, Suite, World, WorldError, WorldSettings};
 use crate::agent::json;
 use crate::agent::table::{self, Screen};
 use crate::agent::uplink::UplinkHandle;
@@ -91,52 +91,15 @@ struct Demo {
     clock: Clock,
 }
 
-/// A temporary folder that is removed in the end.
-struct Folder(PathBuf, bool);
-
-impl Folder {
-    fn new(keep: Option<PathBuf>) -> std::io::Result<Self> {
-        if let Some(folder) = keep {
-            return Ok(Self(folder, true));
-        }
-        let name = format!("presence-demo-{}", &crate::secret::random_token()[..8]);
-        let folder = std::env::temp_dir().join(name);
-        let mut builder = std::fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&folder)?;
-        Ok(Self(folder, false))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !self.1 {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
 fn say(text: &str) -> bool {
     writeln!(std::io::stdout(), "{text}").is_ok()
 }
 
 /// Runs the demo. True when presence flowed to every suite.
 pub async fn run(settings: DemoSettings) -> Result<bool, WorldError> {
-    let folder =
-        Folder::new(settings.keep.clone()).map_err(super::io("cannot make a temporary folder"))?;
-    if folder.0.join("cloud.toml").exists() {
-        let already = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
-        return Err(WorldError::Io(
-            format!(
-                "{} holds an earlier demo; name another folder",
-                folder.0.display()
-            ),
-            already,
-        ));
-    }
+    let folder = Folder::new("demo", settings.keep.clone())?;
     let screen = if settings.json { None } else { Screen::open() };
-    let (mut demo, mut suites) = Demo::start(&folder.0, settings.seed).await?;
+    let (mut demo, mut suites) = Demo::start(folder.path(), settings.seed).await?;
     if screen.is_none() {
         demo.introduce(settings.json);
     }

@@ -2,7 +2,7 @@
 
 use presence_bridge::cloud::store::ConnectionKind;
 
-use crate::support::program::{Program, operator};
+use crate::support::program::{Program, operator, until_answered};
 use crate::support::stage::{Stage, quick, until, upns};
 
 #[tokio::test]
@@ -38,15 +38,4 @@ async fn a_second_service_on_the_same_database_does_not_start() {
     until_answered(ready).await;
     let (well, said) = operator(stage.folder(), &["serve"]).await;
     assert!(!well && said.contains("serves from"), "{said}");
-}
-
-/// Waits until something answers there.
-async fn until_answered(url: url::Url) {
-    for _ in 0..600 {
-        if reqwest::get(url.clone()).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    panic!("nothing answers");
 }

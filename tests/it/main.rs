@@ -32,6 +32,7 @@ mod fuzz_corpus;
 mod graph_contract;
 mod keys_rotate_while_serving;
 mod layering;
+mod load_tells_the_truth;
 mod logs_hold_no_secrets;
 mod metrics_are_honest;
 mod microsoft_is_hostile;

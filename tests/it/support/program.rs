@@ -129,3 +129,14 @@ pub async fn told(folder: &Path, arguments: &[&str], variables: &[(&str, &str)])
         err: text(&output.stderr),
     }
 }
+
+/// Waits until something answers there.
+pub async fn until_answered(url: url::Url) {
+    for _ in 0..600 {
+        if reqwest::get(url.clone()).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("nothing answers");
+}

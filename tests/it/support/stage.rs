@@ -13,8 +13,8 @@ use presence_bridge::world::{Suite, World, WorldSettings};
 
 use super::scan;
 
-/// Far longer than anything takes; reached only when something is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything takes, also the longest pause (a minute) after some failures in a row; reached only when something is broken.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Stage {
     pub world: World,

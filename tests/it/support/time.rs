@@ -96,6 +96,7 @@ impl Days {
             in_process: true,
             cloud_keys: keys,
             operators_password: None,
+            program: None,
         };
         let stage = Stage::new(settings).await;
         let tenant = stage.tenant_by("contoso.example", 4, kind).await;
