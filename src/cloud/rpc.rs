@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod enrollment;
+mod outlet;
 mod stream;
 
 use std::num::NonZeroU32;
@@ -13,8 +14,7 @@ pub(crate) use enrollment::code_hash;
 use auth::{Authenticator, SuiteIdentity};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use outlet::Outlet;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -224,7 +224,7 @@ impl Api {
 
 #[tonic::async_trait]
 impl v1::presence_service_server::PresenceService for Api {
-    type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
+    type WatchStream = Outlet;
 
     async fn watch(
         &self,
@@ -248,7 +248,12 @@ impl v1::presence_service_server::PresenceService for Api {
         // Who was revoked before there was a stream to end is noticed now.
         let identity = self.auth.identify(request.metadata(), peer).await?;
         let span = requests::afterwards(request.extensions().get(), "suite stream");
-        let (tx, rx) = mpsc::channel(1);
+        let (outlet, words) = Outlet::new(
+            Arc::clone(place.mailbox()),
+            self.clock.clone(),
+            self.settings.heartbeat,
+            Arc::clone(&self.metrics),
+        );
         let conversation = stream::Conversation {
             identity,
             peer,
@@ -259,11 +264,11 @@ impl v1::presence_service_server::PresenceService for Api {
             settings: self.settings.clone(),
             metrics: Arc::clone(&self.metrics),
             up: request.into_inner(),
-            down: tx,
+            words,
         };
         self.supervisor
             .run_once("suite stream", conversation.run().instrument(span));
-        Ok(Response::new(ReceiverStream::new(rx)))
+        Ok(Response::new(outlet))
     }
 
     async fn get_presence(
@@ -281,14 +286,11 @@ impl v1::presence_service_server::PresenceService for Api {
         place.begin(&names, None);
         let mut answer = v1::GetPresenceResponse::default();
         let collected = tokio::time::timeout(ONE_SHOT, async {
-            let mut complete = false;
-            while !complete {
-                while let Some(parcel) = place.mailbox().take() {
-                    complete |= collect(parcel, &mut answer)?;
-                }
-                if !complete {
-                    place.mailbox().ready().await;
-                }
+            let next = || std::future::poll_fn(|cx| place.mailbox().poll_take(cx));
+            while !collect(next().await, &mut answer)? {}
+            // What is known of those without a value comes behind the values.
+            while let Some(parcel) = place.mailbox().take() {
+                collect(parcel, &mut answer)?;
             }
             Ok(())
         });
@@ -312,7 +314,7 @@ fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> Result<bool,
             ..
         } => {
             for delivery in &values {
-                let presence = stream::presence(delivery);
+                let presence = outlet::presence(delivery);
                 answer.presences.retain(|known| known.upn != presence.upn);
                 answer.presences.push(presence);
             }
@@ -332,7 +334,7 @@ fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> Result<bool,
             false
         }
         Parcel::Freshness(..) => false,
-        Parcel::End(end) => return Err(stream::farewell_of(end.reason).1),
+        Parcel::End(end) => return Err(outlet::farewell_of(end.reason).1),
     })
 }
 

@@ -62,7 +62,8 @@ impl Program {
                 return Err(WorldError::Ended(format!("{status}: {said}")));
             }
             // Whether it is ready for Microsoft's tenants too does not matter: it serves.
-            if reqwest::get(readyz.clone()).await.is_ok() {
+            let asked = tokio::time::timeout(READY_WITHIN, reqwest::get(readyz.clone()));
+            if matches!(asked.await, Ok(Ok(_))) {
                 return Ok(started);
             }
             if Instant::now() > until {

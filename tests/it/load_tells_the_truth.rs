@@ -119,7 +119,9 @@ async fn a_value_that_does_not_come_fails_it_and_is_named() {
     let person = same.add_tenant(spec).people()[3].clone();
     // This person is left out of what Microsoft answers.
     let fault = serde_json::json!({ "name": "missing-user", "user": person.id });
-    let set = reqwest::Client::new()
+    let set = reqwest::Client::builder()
+        .build()
+        .unwrap()
         .post(format!("{microsoft}/sim/faults"))
         .header("content-type", "application/json")
         .body(fault.to_string())

@@ -6,8 +6,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -158,7 +160,10 @@ const ROOM_KEPT: usize = 64;
 /// What waits to be sent on one stream. One reader.
 pub struct Mailbox {
     inner: Mutex<Inner>,
-    ready: Notify,
+    /// Of the one who takes.
+    reader: AtomicWaker,
+    /// For those who wait for the end only.
+    over: Notify,
 }
 
 impl Mailbox {
@@ -181,7 +186,8 @@ impl Mailbox {
                 tally: Tally::default(),
                 idle_since: Instant::now(),
             }),
-            ready: Notify::new(),
+            reader: AtomicWaker::new(),
+            over: Notify::new(),
         }
     }
 
@@ -210,7 +216,7 @@ impl Mailbox {
         }
         change(&mut inner);
         drop(inner);
-        self.ready.notify_one();
+        self.reader.wake();
     }
 
     /// Puts in the newest value of a person.
@@ -329,12 +335,8 @@ impl Mailbox {
         inner.coverage = HashMap::new();
         inner.forget = HashMap::new();
         drop(inner);
-        self.ready.notify_one();
-    }
-
-    /// Whether the stream is to end.
-    pub fn has_ended(&self) -> bool {
-        self.end_reason().is_some()
+        self.reader.wake();
+        self.over.notify_waiters();
     }
 
     /// Why the stream is to end.
@@ -345,11 +347,13 @@ impl Mailbox {
     /// Waits for the end.
     pub async fn ended(&self) -> EndReason {
         loop {
-            let ready = self.ready();
-            if let Some(end) = self.lock().end {
-                return end.reason;
+            let mut over = std::pin::pin!(self.over.notified());
+            // From here on no end is missed.
+            over.as_mut().enable();
+            if let Some(reason) = self.end_reason() {
+                return reason;
             }
-            ready.await;
+            over.await;
         }
     }
 
@@ -407,9 +411,10 @@ impl Mailbox {
         (inner.order.is_empty() && !inner.ended).then(|| (inner.freshness.clone(), inner.delivered))
     }
 
-    /// Waits until there may be something to take.
-    pub async fn ready(&self) {
-        self.ready.notified().await;
+    /// What to send next. While nothing waits, whoever asked last is woken when something comes.
+    pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Parcel> {
+        self.reader.register(cx.waker());
+        self.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 

@@ -1,20 +1,18 @@
-//! One stream: what the suite says is applied, what waits in its mailbox is sent.
-//!
-//! One task drives both directions. At most one message is ahead of the reader, so that a slow one costs no more than its mailbox.
+//! One stream: what the suite says is applied, and when it ends. What waits in its mailbox is sent by the [`Outlet`](super::outlet).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{Quota, RateLimiter};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::StreamSettings;
 use super::auth::{Authenticator, SuiteIdentity};
+use super::outlet::{Word, farewell_of};
 use crate::clock::Clock;
 use crate::cloud::directory::StreamId;
-use crate::cloud::hub::mailbox::{Delivery, End, EndReason, Freshness, Mailbox, Parcel};
+use crate::cloud::hub::mailbox::{End, EndReason, Mailbox};
 use crate::cloud::hub::{Opened, Purpose, Reserved};
 use crate::cloud::listener::Peer;
 use crate::cloud::metrics::{Metrics, StreamEnd};
@@ -78,7 +76,7 @@ impl Place {
             .with_hub(|hub, known, now| hub.begin(reserved, names, resume, known, now))
     }
 
-    pub(super) fn mailbox(&self) -> &Mailbox {
+    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
     }
 }
@@ -122,7 +120,7 @@ pub(super) struct Conversation {
     pub settings: StreamSettings,
     pub metrics: Arc<Metrics>,
     pub up: Streaming<v1::WatchRequest>,
-    pub down: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+    pub words: mpsc::Sender<Result<Word, Status>>,
 }
 
 impl Conversation {
@@ -140,40 +138,13 @@ impl Conversation {
             tracing::info!(
                 suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, code = ?status.code(), "a stream ended"
             );
-            let _ = tokio::time::timeout(LAST_WORDS, self.down.send(Err(status))).await;
+            // Never waits: one word at most is before it.
+            let _ = tokio::time::timeout(LAST_WORDS, self.words.send(Err(status))).await;
         }
     }
 
     async fn converse(&mut self) -> Result<(), Status> {
-        let open = self.opening().await?;
-        let max = self.tenant.row().max_watched;
-        let opened = self
-            .place
-            .begin(&open.watch, open.resume.map(Position::from));
-        self.metrics.stream_opened(opened.resumed);
-        let id = self.place.id;
-        self.tenant
-            .with_hub(|hub, _, now| hub.introduce(id, &open.agent_version, now));
-        tracing::info!(
-            suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, stream.resumed = opened.resumed,
-            client = %open.agent_version.escape_default(), "a suite opened a stream"
-        );
-        self.send(v1::watch_response::Response::Opened(v1::Opened {
-            protocol_version: wire::PROTOCOL_VERSION,
-            position: Some(wire::position(opened.position)),
-            resumed: opened.resumed,
-            heartbeat_interval: Some(wire::duration(self.settings.heartbeat)),
-            max_watched: max,
-        }))
-        .await?;
-        // Where the suite may resume: what was taken from the mailbox counts only when it is on its way.
-        let mut sent = match open.resume.map(Position::from) {
-            Some(resume) if opened.resumed => resume,
-            _ => Position {
-                sequence: Sequence(0),
-                ..opened.position
-            },
-        };
+        self.begin().await?;
         let quota = Quota::per_second(MESSAGES_PER_SECOND.try_into().expect("not zero"))
             .allow_burst(MESSAGES_AT_ONCE.try_into().expect("not zero"));
         let limiter = RateLimiter::direct(quota);
@@ -183,29 +154,17 @@ impl Conversation {
             .mul_f64(0.75 + fastrand::f64() / 2.0);
         let grows_old = tokio::time::sleep(age);
         tokio::pin!(grows_old);
+        let (mailbox, words) = (Arc::clone(self.place.mailbox()), self.words.clone());
         let mut up_is_open = true;
-        let mut next_heartbeat = Instant::now() + self.settings.heartbeat;
-        let mut parcel = None;
         loop {
-            if parcel.is_none() {
-                parcel = self.place.mailbox().take();
-            }
-            if parcel.is_none() && Instant::now() >= next_heartbeat {
-                parcel = self
-                    .place
-                    .mailbox()
-                    .freshness()
-                    .map(|(f, p)| Parcel::Freshness(f, p));
-                next_heartbeat = Instant::now() + self.settings.heartbeat;
-            }
-            if let Some(Parcel::End(end)) = parcel {
-                return self.farewell(end, sent).await;
-            }
             let expires = self
                 .clock
                 .now()
                 .until(self.identity.expires_at.plus(CREDENTIAL_GRACE));
-            let down = self.down.clone();
+            let outdated = |reason| End {
+                reason,
+                reconnect_after: Some(Duration::ZERO),
+            };
             tokio::select! {
                 message = self.up.message(), if up_is_open => match unless_gone(message)? {
                     None => up_is_open = false,
@@ -218,35 +177,51 @@ impl Conversation {
                         }
                     }
                 },
-                permit = down.reserve(), if parcel.is_some() => {
-                    let Ok(permit) = permit else { return Ok(()) };
-                    if let Some(parcel) = parcel.take() {
-                        if matches!(parcel, Parcel::Freshness(..)) {
-                            next_heartbeat = Instant::now() + self.settings.heartbeat;
-                        }
-                        if let Parcel::Values { position, .. } | Parcel::Freshness(_, position) = &parcel {
-                            sent = *position;
-                        }
-                        permit.send(Ok(v1::WatchResponse { response: Some(self.translate(parcel)) }));
-                    }
-                }
-                () = self.place.mailbox().ready() => {
-                    // Only the end may overtake a message that the suite does not take.
-                    if self.place.mailbox().has_ended() {
-                        parcel = None;
-                    }
-                }
-                () = tokio::time::sleep_until(next_heartbeat), if parcel.is_none() => {}
-                () = &mut grows_old => {
-                    self.place.mailbox().end(End { reason: EndReason::MaximumAge, reconnect_after: Some(Duration::ZERO) });
-                }
-                () = tokio::time::sleep(expires) => {
-                    self.place.mailbox().end(End { reason: EndReason::CredentialExpired, reconnect_after: Some(Duration::ZERO) });
-                    parcel = None;
-                }
-                () = down.closed() => return Ok(()),
+                () = &mut grows_old => mailbox.end(outdated(EndReason::MaximumAge)),
+                () = tokio::time::sleep(expires) => mailbox.end(outdated(EndReason::CredentialExpired)),
+                // The outlet says why.
+                _ = mailbox.ended() => return self.farewell().await,
+                () = words.closed() => return Ok(()),
             }
         }
+    }
+
+    /// The opening is heard, and the outlet begins.
+    async fn begin(&mut self) -> Result<(), Status> {
+        let open = self.opening().await?;
+        let max_watched = self.tenant.row().max_watched;
+        let resume = open.resume.map(Position::from);
+        let opened = self.place.begin(&open.watch, resume);
+        self.metrics.stream_opened(opened.resumed);
+        let id = self.place.id;
+        self.tenant
+            .with_hub(|hub, _, now| hub.introduce(id, &open.agent_version, now));
+        tracing::info!(
+            suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, stream.resumed = opened.resumed,
+            client = %open.agent_version.escape_default(), "a suite opened a stream"
+        );
+        let nothing_yet = Position {
+            sequence: Sequence(0),
+            ..opened.position
+        };
+        let word = Word {
+            opened: v1::Opened {
+                protocol_version: wire::PROTOCOL_VERSION,
+                position: Some(wire::position(opened.position)),
+                resumed: opened.resumed,
+                heartbeat_interval: Some(wire::duration(self.settings.heartbeat)),
+                max_watched,
+            },
+            held: resume.filter(|_| opened.resumed).unwrap_or(nothing_yet),
+        };
+        let gone = |_| Status::cancelled("the suite has gone");
+        self.words.send(Ok(word)).await.map_err(gone)
+    }
+
+    /// Gives the outlet a moment to say good-bye. Who does not read is simply dropped.
+    async fn farewell(&self) -> Result<(), Status> {
+        let _ = tokio::time::timeout(LAST_WORDS, self.words.closed()).await;
+        Ok(())
     }
 
     /// The opening, unless the stream is to end before it is complete. Nothing has been said until then, so that a status is all
@@ -256,7 +231,7 @@ impl Conversation {
             .clock
             .now()
             .until(self.identity.expires_at.plus(CREDENTIAL_GRACE));
-        let (mailbox, down) = (Arc::clone(&self.place.mailbox), self.down.clone());
+        let (mailbox, words) = (Arc::clone(&self.place.mailbox), self.words.clone());
         tokio::select! {
             opening = self.first_message() => opening,
             () = tokio::time::sleep(OPENING) => {
@@ -264,7 +239,7 @@ impl Conversation {
             }
             () = tokio::time::sleep(expires) => Err(farewell_of(EndReason::CredentialExpired).1),
             reason = mailbox.ended() => Err(farewell_of(reason).1),
-            () = down.closed() => Err(Status::cancelled("the suite has gone")),
+            () = words.closed() => Err(Status::cancelled("the suite has gone")),
         }
     }
 
@@ -352,133 +327,4 @@ impl Conversation {
             None => Ok(()),
         }
     }
-
-    async fn send(&self, response: v1::watch_response::Response) -> Result<(), Status> {
-        let message = v1::WatchResponse {
-            response: Some(response),
-        };
-        self.down
-            .send(Ok(message))
-            .await
-            .map_err(|_| Status::cancelled("the suite has gone"))
-    }
-
-    async fn farewell(&self, end: End, position: Position) -> Result<(), Status> {
-        let (reason, status) = farewell_of(end.reason);
-        let message = v1::watch_response::Response::GoAway(v1::GoAway {
-            reason: reason as i32,
-            detail: status.message().to_owned(),
-            reconnect: end.reconnect_after.is_some(),
-            reconnect_after: end.reconnect_after.map(wire::duration),
-            position: Some(wire::position(position)),
-        });
-        match tokio::time::timeout(LAST_WORDS, self.send(message)).await {
-            Ok(Ok(())) => Err(status),
-            // Nobody reads: the stream is simply dropped.
-            Ok(Err(_)) | Err(_) => Ok(()),
-        }
-    }
-
-    fn translate(&self, parcel: Parcel) -> v1::watch_response::Response {
-        use v1::watch_response::Response;
-        match parcel {
-            Parcel::Values {
-                snapshot,
-                values,
-                snapshot_complete,
-                position,
-            } => {
-                if !snapshot {
-                    let now = self.clock.now();
-                    // What came with one answer stands together, and has one moment.
-                    for of_one in values.chunk_by(|a, b| a.value.changed_at == b.value.changed_at) {
-                        // A value that was known before and is told anew, because the name has moved, is no news that came late.
-                        let fresh = of_one
-                            .iter()
-                            .filter(|v| v.value.changed_at == v.confirmed_at);
-                        self.metrics
-                            .lag(of_one[0].value.changed_at.until(now), fresh.count());
-                    }
-                }
-                let kind = if snapshot {
-                    v1::PresencesKind::Snapshot
-                } else {
-                    v1::PresencesKind::Change
-                };
-                Response::Presences(v1::Presences {
-                    kind: kind as i32,
-                    presences: values.iter().map(presence).collect(),
-                    snapshot_complete,
-                    position: Some(wire::position(position)),
-                })
-            }
-            Parcel::Coverage(people) => Response::Coverage(v1::Coverage {
-                people: people
-                    .into_iter()
-                    .map(|(asked, state, since)| wire::person_coverage(&asked, state, since))
-                    .collect(),
-            }),
-            Parcel::Status(health, cadence) => {
-                Response::TenantStatus(wire::health(&health, cadence))
-            }
-            Parcel::Freshness(Freshness { as_of, exceptions }, position) => {
-                Response::Heartbeat(v1::Heartbeat {
-                    confirmed_as_of: as_of.map(wire::timestamp),
-                    exceptions: exceptions
-                        .into_iter()
-                        .map(|(upn, at)| v1::ConfirmedException {
-                            upn: upn.to_string(),
-                            confirmed_at: Some(wire::timestamp(at)),
-                        })
-                        .collect(),
-                    position: Some(wire::position(position)),
-                    sent_at: Some(wire::timestamp(self.clock.now())),
-                })
-            }
-            Parcel::End(..) => unreachable!("handled before"),
-        }
-    }
-}
-
-/// How an end is told.
-pub(super) fn farewell_of(reason: EndReason) -> (v1::GoAwayReason, Status) {
-    match reason {
-        EndReason::ShuttingDown => (
-            v1::GoAwayReason::ShuttingDown,
-            Status::unavailable("the server stops; come back"),
-        ),
-        EndReason::Revoked => (
-            v1::GoAwayReason::Revoked,
-            Status::permission_denied("this suite was revoked; enrol it again"),
-        ),
-        EndReason::CredentialExpired => (
-            v1::GoAwayReason::CredentialExpired,
-            Status::unauthenticated("the credential has expired; come back with a fresh one"),
-        ),
-        EndReason::TooSlow => (
-            v1::GoAwayReason::TooSlow,
-            Status::resource_exhausted(
-                "too much waited, or waited for too long, to be read; come back",
-            ),
-        ),
-        EndReason::MaximumAge => (
-            v1::GoAwayReason::MaximumAge,
-            Status::unavailable("the stream has lived its life; come back"),
-        ),
-        EndReason::TenantGone => (
-            v1::GoAwayReason::TenantGone,
-            Status::not_found("the organisation was disconnected"),
-        ),
-    }
-}
-
-pub(super) fn presence(delivery: &Delivery) -> v1::Presence {
-    let value = &delivery.value;
-    wire::presence(
-        &delivery.asked,
-        &value.presence,
-        value.sequence,
-        delivery.confirmed_at,
-        value.changed_at,
-    )
 }

@@ -1,0 +1,258 @@
+//! What waits in a stream's mailbox, as messages to the suite.
+//!
+//! The connection asks for the next message when there is room for it, and only then is anything taken: nothing is ahead of the reader,
+//! so a slow one costs no more than its mailbox, and a change costs one wake-up and one write.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+use tokio_stream::Stream;
+use tonic::Status;
+
+use crate::clock::Clock;
+use crate::cloud::hub::mailbox::{Delivery, End, EndReason, Freshness, Mailbox, Parcel};
+use crate::cloud::metrics::Metrics;
+use crate::model::Position;
+use crate::wire::{self, v1};
+
+/// What is said before anything in the mailbox.
+pub(super) struct Word {
+    /// The stream is open.
+    pub opened: v1::Opened,
+    /// What the suite holds already: where it may resume as long as it gets nothing.
+    pub held: Position,
+}
+
+/// What comes out next.
+enum State {
+    /// The opening is awaited.
+    Opening,
+    /// Where the suite may resume: what it was given last.
+    Open(Position),
+    /// The last message has gone out; this is how the call ends.
+    Ends(Status),
+    /// Nothing comes any more.
+    Ended,
+}
+
+/// The messages of one stream.
+pub struct Outlet {
+    state: State,
+    words: mpsc::Receiver<Result<Word, Status>>,
+    mailbox: Arc<Mailbox>,
+    heartbeat: Pin<Box<Sleep>>,
+    every: Duration,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl Outlet {
+    /// For what is put into this mailbox; and where to say that the stream is open, or why it ends.
+    pub(super) fn new(
+        mailbox: Arc<Mailbox>,
+        clock: Clock,
+        every: Duration,
+        metrics: Arc<Metrics>,
+    ) -> (Self, mpsc::Sender<Result<Word, Status>>) {
+        // Open, and why it ends.
+        let (to_us, words) = mpsc::channel(2);
+        let outlet = Self {
+            state: State::Opening,
+            words,
+            mailbox,
+            heartbeat: Box::pin(tokio::time::sleep(every)),
+            every,
+            clock,
+            metrics,
+        };
+        (outlet, to_us)
+    }
+
+    /// What is to be said next, while the stream is open.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Parcel> {
+        if let Poll::Ready(parcel) = self.mailbox.poll_take(cx) {
+            return Poll::Ready(parcel);
+        }
+        loop {
+            ready!(self.heartbeat.as_mut().poll(cx));
+            self.heartbeat.as_mut().reset(Instant::now() + self.every);
+            if let Some((freshness, position)) = self.mailbox.freshness() {
+                return Poll::Ready(Parcel::Freshness(freshness, position));
+            }
+        }
+    }
+
+    /// As a message; `held` is what the suite was given before.
+    fn translate(&self, parcel: Parcel, held: Position) -> v1::watch_response::Response {
+        use v1::watch_response::Response;
+        match parcel {
+            Parcel::Values {
+                snapshot,
+                values,
+                snapshot_complete,
+                position,
+            } => {
+                if !snapshot {
+                    let now = self.clock.now();
+                    // What came with one answer stands together, and has one moment.
+                    for of_one in values.chunk_by(|a, b| a.value.changed_at == b.value.changed_at) {
+                        // A value that was known before and is told anew, because the name has moved, is no news that came late.
+                        let fresh = of_one
+                            .iter()
+                            .filter(|v| v.value.changed_at == v.confirmed_at);
+                        self.metrics
+                            .lag(of_one[0].value.changed_at.until(now), fresh.count());
+                    }
+                }
+                let kind = if snapshot {
+                    v1::PresencesKind::Snapshot
+                } else {
+                    v1::PresencesKind::Change
+                };
+                Response::Presences(v1::Presences {
+                    kind: kind as i32,
+                    presences: values.iter().map(presence).collect(),
+                    snapshot_complete,
+                    position: Some(wire::position(position)),
+                })
+            }
+            Parcel::Coverage(people) => Response::Coverage(v1::Coverage {
+                people: people
+                    .into_iter()
+                    .map(|(asked, state, since)| wire::person_coverage(&asked, state, since))
+                    .collect(),
+            }),
+            Parcel::Status(health, cadence) => {
+                Response::TenantStatus(wire::health(&health, cadence))
+            }
+            Parcel::Freshness(Freshness { as_of, exceptions }, position) => {
+                Response::Heartbeat(v1::Heartbeat {
+                    confirmed_as_of: as_of.map(wire::timestamp),
+                    exceptions: exceptions
+                        .into_iter()
+                        .map(|(upn, at)| v1::ConfirmedException {
+                            upn: upn.to_string(),
+                            confirmed_at: Some(wire::timestamp(at)),
+                        })
+                        .collect(),
+                    position: Some(wire::position(position)),
+                    sent_at: Some(wire::timestamp(self.clock.now())),
+                })
+            }
+            Parcel::End(end) => farewell(end, held),
+        }
+    }
+}
+
+impl Stream for Outlet {
+    type Item = Result<v1::WatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let said = |response| {
+            let response = Some(response);
+            Poll::Ready(Some(Ok(v1::WatchResponse { response })))
+        };
+        let held = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Open(held) => held,
+            State::Opening => {
+                self.state = State::Opening;
+                let word = ready!(self.words.poll_recv(cx));
+                self.state = State::Ended;
+                return match word {
+                    Some(Ok(Word { opened, held })) => {
+                        self.state = State::Open(held);
+                        said(v1::watch_response::Response::Opened(opened))
+                    }
+                    Some(Err(status)) => Poll::Ready(Some(Err(status))),
+                    None => Poll::Ready(None),
+                };
+            }
+            State::Ends(status) => return Poll::Ready(Some(Err(status))),
+            State::Ended => return Poll::Ready(None),
+        };
+        // Nobody listens to the suite any more: it has done something wrong, unless the mailbox knows better.
+        let over = match self.words.poll_recv(cx) {
+            Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
+            Poll::Ready(_) => true,
+            Poll::Pending => false,
+        };
+        let Poll::Ready(parcel) = self.next(cx) else {
+            if over {
+                return Poll::Ready(None);
+            }
+            self.state = State::Open(held);
+            return Poll::Pending;
+        };
+        self.state = match &parcel {
+            Parcel::End(end) => State::Ends(farewell_of(end.reason).1),
+            Parcel::Values { position, .. } => State::Open(*position),
+            Parcel::Freshness(_, position) => {
+                let next = Instant::now() + self.every;
+                self.heartbeat.as_mut().reset(next);
+                State::Open(*position)
+            }
+            _ => State::Open(held),
+        };
+        said(self.translate(parcel, held))
+    }
+}
+
+/// The last message.
+fn farewell(end: End, held: Position) -> v1::watch_response::Response {
+    let (reason, status) = farewell_of(end.reason);
+    v1::watch_response::Response::GoAway(v1::GoAway {
+        reason: reason as i32,
+        detail: status.message().to_owned(),
+        reconnect: end.reconnect_after.is_some(),
+        reconnect_after: end.reconnect_after.map(wire::duration),
+        position: Some(wire::position(held)),
+    })
+}
+
+/// How an end is told.
+pub(super) fn farewell_of(reason: EndReason) -> (v1::GoAwayReason, Status) {
+    match reason {
+        EndReason::ShuttingDown => (
+            v1::GoAwayReason::ShuttingDown,
+            Status::unavailable("the server stops; come back"),
+        ),
+        EndReason::Revoked => (
+            v1::GoAwayReason::Revoked,
+            Status::permission_denied("this suite was revoked; enrol it again"),
+        ),
+        EndReason::CredentialExpired => (
+            v1::GoAwayReason::CredentialExpired,
+            Status::unauthenticated("the credential has expired; come back with a fresh one"),
+        ),
+        EndReason::TooSlow => (
+            v1::GoAwayReason::TooSlow,
+            Status::resource_exhausted(
+                "too much waited, or waited for too long, to be read; come back",
+            ),
+        ),
+        EndReason::MaximumAge => (
+            v1::GoAwayReason::MaximumAge,
+            Status::unavailable("the stream has lived its life; come back"),
+        ),
+        EndReason::TenantGone => (
+            v1::GoAwayReason::TenantGone,
+            Status::not_found("the organisation was disconnected"),
+        ),
+    }
+}
+
+pub(super) fn presence(delivery: &Delivery) -> v1::Presence {
+    let value = &delivery.value;
+    wire::presence(
+        &delivery.asked,
+        &value.presence,
+        value.sequence,
+        delivery.confirmed_at,
+        value.changed_at,
+    )
+}
