@@ -3,14 +3,22 @@
 //! Invariants: a UPN is in here exactly as long as a stream watches it. Looking up is slow and repeated: UPNs are renamed, reused
 //! and deleted without notice (`microsoft-graph.md` §7.4).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::time::Duration;
+
+use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::model::{CoverageState, Timestamp, Upn, UserId};
 
 /// Names a stream within a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
+
+/// Stands for a UPN within a tenant, as long as a stream watches it; then it may stand for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameId(pub u32);
 
 /// How often names are looked up again.
 #[derive(Debug, Clone, Copy)]
@@ -42,13 +50,15 @@ enum Resolution {
 
 #[derive(Debug)]
 struct Entry {
+    upn: Upn,
     resolution: Resolution,
     /// Coverage as last noted, and since when it holds.
     covered: (CoverageState, Timestamp),
     /// When to look up next; `None` while a lookup is under way, or never.
     due: Option<Timestamp>,
-    not_found_in_a_row: u32,
-    watchers: BTreeSet<StreamId>,
+    not_found_in_a_row: u8,
+    /// In order.
+    watchers: SmallVec<[StreamId; 2]>,
 }
 
 /// What a lookup changed for one UPN.
@@ -68,8 +78,14 @@ pub struct Moved {
 #[derive(Debug)]
 pub struct Directory {
     pace: LookupPace,
-    entries: HashMap<Upn, Entry>,
-    by_user: HashMap<UserId, BTreeSet<Upn>>,
+    /// By [`NameId`]. `None` can be given to another.
+    entries: Vec<Option<Entry>>,
+    free: Vec<NameId>,
+    /// UPNs come from outside: a hash nobody can foretell.
+    hasher: RandomState,
+    by_upn: HashTable<NameId>,
+    /// An account may be watched under several names.
+    by_user: HashTable<NameId>,
 }
 
 impl Directory {
@@ -77,108 +93,196 @@ impl Directory {
     pub fn new(pace: LookupPace) -> Self {
         Self {
             pace,
-            entries: HashMap::new(),
-            by_user: HashMap::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            hasher: RandomState::new(),
+            by_upn: HashTable::new(),
+            by_user: HashTable::new(),
         }
     }
 
+    fn entry(&self, name: NameId) -> Option<&Entry> {
+        self.entries.get(name.0 as usize)?.as_ref()
+    }
+
+    fn entry_mut(&mut self, name: NameId) -> Option<&mut Entry> {
+        self.entries.get_mut(name.0 as usize)?.as_mut()
+    }
+
+    /// What stands for a UPN that is watched.
+    pub fn name(&self, upn: &Upn) -> Option<NameId> {
+        let is_it = |name: &NameId| self.entry(*name).is_some_and(|entry| entry.upn == *upn);
+        self.by_upn.find(self.hasher.hash_one(upn), is_it).copied()
+    }
+
+    /// The UPN for which this stands.
+    pub fn upn(&self, name: NameId) -> Option<&Upn> {
+        Some(&self.entry(name)?.upn)
+    }
+
+    fn by_upn(&self, upn: &Upn) -> Option<&Entry> {
+        self.entry(self.name(upn)?)
+    }
+
+    fn by_upn_mut(&mut self, upn: &Upn) -> Option<&mut Entry> {
+        let name = self.name(upn)?;
+        self.entry_mut(name)
+    }
+
     /// A stream watches a UPN. `known` is the account it named when it was last looked up, and when that was.
-    /// Returns the account when that is known.
+    /// Returns what stands for it from now on, and the account when that is known.
     pub fn watch(
         &mut self,
         upn: &Upn,
         stream: StreamId,
         known: Option<(UserId, Timestamp)>,
         now: Timestamp,
-    ) -> Option<UserId> {
-        let pace = self.pace;
-        let entry = self.entries.entry(upn.clone()).or_insert_with(|| {
-            let known = known.filter(|(_, at)| at.until(now) < pace.found);
+    ) -> (NameId, Option<UserId>) {
+        let name = self.name(upn).unwrap_or_else(|| {
+            let known = known.filter(|(_, at)| at.until(now) < self.pace.found);
             let (resolution, due) = match known {
                 _ if upn.is_guest() => (Resolution::Guest, None),
-                Some((user, at)) => (Resolution::Found(user), Some(at.plus(pace.found))),
+                Some((user, at)) => (Resolution::Found(user), Some(at.plus(self.pace.found))),
                 None => (Resolution::Unresolved, Some(now)),
             };
-            Entry {
+            self.insert(Entry {
+                upn: upn.clone(),
                 resolution,
                 covered: (CoverageState::Resolving, now),
                 due,
                 not_found_in_a_row: 0,
-                watchers: BTreeSet::new(),
-            }
+                watchers: SmallVec::new(),
+            })
         });
-        entry.watchers.insert(stream);
-        let Resolution::Found(user) = entry.resolution else {
-            return None;
+        let user = self.user_of(name);
+        if let Some(entry) = self.entry_mut(name)
+            && let Err(place) = entry.watchers.binary_search(&stream)
+        {
+            entry.watchers.insert(place, stream);
+        }
+        (name, user)
+    }
+
+    fn insert(&mut self, entry: Entry) -> NameId {
+        let (upn_hash, resolution) = (self.hasher.hash_one(&entry.upn), entry.resolution);
+        let name = if let Some(name) = self.free.pop() {
+            self.entries[name.0 as usize] = Some(entry);
+            name
+        } else {
+            let next = u32::try_from(self.entries.len()).expect("fewer people than that");
+            self.entries.push(Some(entry));
+            NameId(next)
         };
-        self.by_user.entry(user).or_default().insert(upn.clone());
-        Some(user)
+        let Self {
+            entries,
+            hasher,
+            by_upn,
+            ..
+        } = self;
+        by_upn.insert_unique(upn_hash, name, |name| {
+            let entry = entries[name.0 as usize].as_ref();
+            entry.map_or(0, |entry| hasher.hash_one(&entry.upn))
+        });
+        if let Resolution::Found(user) = resolution {
+            self.link(user, name);
+        }
+        name
     }
 
     /// A stream no longer watches a UPN. Returns the account when nobody watches that any more under any name.
-    pub fn unwatch(&mut self, upn: &Upn, stream: StreamId) -> Option<UserId> {
-        let entry = self.entries.get_mut(upn)?;
-        entry.watchers.remove(&stream);
+    pub fn unwatch(&mut self, name: NameId, stream: StreamId) -> Option<UserId> {
+        let entry = self.entry_mut(name)?;
+        if let Ok(place) = entry.watchers.binary_search(&stream) {
+            entry.watchers.remove(place);
+        }
         if !entry.watchers.is_empty() {
             return None;
         }
-        let entry = self.entries.remove(upn)?;
-        let Resolution::Found(user) = entry.resolution else {
-            return None;
-        };
-        self.unlink(user, upn)
+        let user = self.user_of(name);
+        let gone = user.and_then(|user| self.unlink(user, name));
+        let hash = self.hasher.hash_one(&self.entry(name)?.upn);
+        if let Ok(found) = self.by_upn.find_entry(hash, |other| *other == name) {
+            found.remove();
+        }
+        self.entries[name.0 as usize] = None;
+        self.free.push(name);
+        if self.by_upn.is_empty() {
+            // Nobody is watched: nothing is kept.
+            (self.entries, self.free) = (Vec::new(), Vec::new());
+            (self.by_upn, self.by_user) = (HashTable::new(), HashTable::new());
+        }
+        gone
     }
 
-    fn unlink(&mut self, user: UserId, upn: &Upn) -> Option<UserId> {
-        let names = self.by_user.get_mut(&user)?;
-        names.remove(upn);
-        if !names.is_empty() {
-            return None;
+    fn user_of(&self, name: NameId) -> Option<UserId> {
+        match self.entry(name)?.resolution {
+            Resolution::Found(user) => Some(user),
+            _ => None,
         }
-        self.by_user.remove(&user);
-        Some(user)
+    }
+
+    fn link(&mut self, user: UserId, name: NameId) {
+        let hash = self.hasher.hash_one(user);
+        if self.by_user.find(hash, |other| *other == name).is_some() {
+            return;
+        }
+        let Self {
+            entries,
+            hasher,
+            by_user,
+            ..
+        } = self;
+        by_user.insert_unique(hash, name, |name| {
+            match entries[name.0 as usize].as_ref().map(|e| e.resolution) {
+                Some(Resolution::Found(user)) => hasher.hash_one(user),
+                _ => 0,
+            }
+        });
+    }
+
+    /// A name no longer is this account's. Returns the account when it has no other name.
+    fn unlink(&mut self, user: UserId, name: NameId) -> Option<UserId> {
+        let hash = self.hasher.hash_one(user);
+        if let Ok(found) = self.by_user.find_entry(hash, |other| *other == name) {
+            found.remove();
+        }
+        self.names(user).next().is_none().then_some(user)
     }
 
     /// At most `max` UPNs whose lookup is due; they count as under way until an outcome is given.
     pub fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<Upn> {
-        let due: Vec<Upn> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| e.due.is_some_and(|due| due <= now))
-            .map(|(upn, _)| upn.clone())
-            .take(max)
-            .collect();
-        for upn in &due {
-            if let Some(entry) = self.entries.get_mut(upn) {
+        let entries = self.entries.iter_mut().flatten();
+        let due = entries.filter(|entry| entry.due.is_some_and(|due| due <= now));
+        due.take(max)
+            .map(|entry| {
                 entry.due = None;
-            }
-        }
-        due
+                entry.upn.clone()
+            })
+            .collect()
     }
 
     /// When the next lookup is due.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.entries.values().filter_map(|e| e.due).min()
+        self.entries.iter().flatten().filter_map(|e| e.due).min()
     }
 
     /// Microsoft says that a UPN names this account.
     pub fn found(&mut self, upn: &Upn, user: UserId, now: Timestamp) -> Moved {
         let due = now.plus(self.pace.found);
         let moved = self.settle(upn, Resolution::Found(user), due);
-        if let Some(entry) = self.entries.get_mut(upn) {
+        if let Some(entry) = self.by_upn_mut(upn) {
             entry.not_found_in_a_row = 0;
-            self.by_user.entry(user).or_default().insert(upn.clone());
         }
         moved
     }
 
     /// Microsoft says that there is no such UPN.
     pub fn not_found(&mut self, upn: &Upn, now: Timestamp) -> Moved {
-        let Some(entry) = self.entries.get_mut(upn) else {
+        let Some(entry) = self.by_upn_mut(upn) else {
             return Moved::default();
         };
         let factor = 1_u32 << entry.not_found_in_a_row.min(16);
-        entry.not_found_in_a_row += 1;
+        entry.not_found_in_a_row = entry.not_found_in_a_row.saturating_add(1);
         let due = now.plus(
             self.pace
                 .not_found
@@ -195,38 +299,46 @@ impl Directory {
 
     /// The lookup did not take place or failed: what was known stays, and it is due again at `retry_at`.
     pub fn failed(&mut self, upn: &Upn, retry_at: Timestamp) {
-        if let Some(entry) = self.entries.get_mut(upn) {
+        if let Some(entry) = self.by_upn_mut(upn) {
             entry.due = Some(retry_at);
         }
     }
 
     /// Something is odd about this account: its names are looked up again now.
     pub fn recheck(&mut self, user: UserId, now: Timestamp) {
-        for upn in self.by_user.get(&user).into_iter().flatten() {
-            if let Some(entry) = self.entries.get_mut(upn) {
+        let names: SmallVec<[NameId; 4]> = self.names(user).collect();
+        for name in names {
+            if let Some(entry) = self.entry_mut(name) {
                 entry.due = entry.due.map(|due| due.min(now));
             }
         }
     }
 
     fn settle(&mut self, upn: &Upn, resolution: Resolution, due: Timestamp) -> Moved {
-        let Some(entry) = self.entries.get_mut(upn) else {
+        let Some(name) = self.name(upn) else {
+            return Moved::default();
+        };
+        let Some(entry) = self.entry_mut(name) else {
             return Moved::default();
         };
         entry.due = Some(due);
-        if entry.resolution == resolution {
+        let old = entry.resolution;
+        if old == resolution {
             return Moved::default();
         }
-        let old = std::mem::replace(&mut entry.resolution, resolution);
         let mut moved = Moved {
             changed: true,
             ..Moved::default()
         };
         if let Resolution::Found(user) = old {
             moved.renamed = matches!(resolution, Resolution::Found(_));
-            moved.before = self.unlink(user, upn);
+            moved.before = self.unlink(user, name);
+        }
+        if let Some(entry) = self.entry_mut(name) {
+            entry.resolution = resolution;
         }
         if let Resolution::Found(user) = resolution {
+            self.link(user, name);
             moved.after = Some(user);
         }
         moved
@@ -234,23 +346,19 @@ impl Directory {
 
     /// The account a UPN names, as far as known.
     pub fn user(&self, upn: &Upn) -> Option<UserId> {
-        match self.entries.get(upn)?.resolution {
-            Resolution::Found(user) => Some(user),
-            _ => None,
-        }
+        self.user_of(self.name(upn)?)
     }
 
-    /// The watched UPNs of an account.
-    pub fn names(&self, user: UserId) -> impl Iterator<Item = &Upn> {
-        self.by_user.get(&user).into_iter().flatten()
+    /// The watched names of an account.
+    pub fn names(&self, user: UserId) -> impl Iterator<Item = NameId> + '_ {
+        let hash = self.hasher.hash_one(user);
+        let of_user = move |name: &NameId| self.user_of(*name) == Some(user);
+        self.by_user.iter_hash(hash).copied().filter(of_user)
     }
 
-    /// The streams that watch a UPN.
-    pub fn watchers(&self, upn: &Upn) -> impl Iterator<Item = StreamId> + '_ {
-        self.entries
-            .get(upn)
-            .into_iter()
-            .flat_map(|e| e.watchers.iter().copied())
+    /// The streams that watch a name.
+    pub fn watchers(&self, name: NameId) -> &[StreamId] {
+        self.entry(name).map_or(&[], |entry| &entry.watchers)
     }
 
     /// Coverage of a UPN; `of_user` tells it for an account.
@@ -259,7 +367,7 @@ impl Directory {
         upn: &Upn,
         of_user: impl FnOnce(UserId) -> CoverageState,
     ) -> Option<CoverageState> {
-        Some(match self.entries.get(upn)?.resolution {
+        Some(match self.by_upn(upn)?.resolution {
             Resolution::Unresolved => CoverageState::Resolving,
             Resolution::Found(user) => of_user(user),
             Resolution::NotFound => CoverageState::NotFound,
@@ -276,7 +384,7 @@ impl Directory {
         now: Timestamp,
     ) -> Option<(CoverageState, Timestamp, bool)> {
         let state = self.coverage(upn, of_user)?;
-        let entry = self.entries.get_mut(upn)?;
+        let entry = self.by_upn_mut(upn)?;
         let news = entry.covered.0 != state;
         if news {
             entry.covered = (state, now);
@@ -286,22 +394,22 @@ impl Directory {
 
     /// Whether anybody watches this UPN.
     pub fn is_watched(&self, upn: &Upn) -> bool {
-        self.entries.contains_key(upn)
+        self.name(upn).is_some()
     }
 
     /// All watched UPNs.
     pub fn upns(&self) -> impl Iterator<Item = &Upn> {
-        self.entries.keys()
+        self.entries.iter().flatten().map(|entry| &entry.upn)
     }
 
     /// How many UPNs are watched.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.by_upn.len()
     }
 
     /// Whether no UPN is watched.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.by_upn.is_empty()
     }
 }
 
@@ -322,6 +430,10 @@ mod tests {
 
     fn user(n: u128) -> UserId {
         UserId(uuid::Uuid::from_u128(n))
+    }
+
+    fn unwatch(d: &mut Directory, name: &str, stream: StreamId) -> Option<UserId> {
+        d.unwatch(d.name(&upn(name)).unwrap(), stream)
     }
 
     fn directory() -> Directory {
@@ -345,8 +457,8 @@ mod tests {
             }
         );
         assert_eq!(d.next_due(), Some(at(1 + 24 * 3600)));
-        assert_eq!(d.unwatch(&upn("ann"), A), None);
-        assert_eq!(d.unwatch(&upn("ann"), B), Some(user(1)));
+        assert_eq!(unwatch(&mut d, "ann", A), None);
+        assert_eq!(unwatch(&mut d, "ann", B), Some(user(1)));
         assert!(d.is_empty());
     }
 
@@ -358,8 +470,8 @@ mod tests {
             d.found(&upn(name), user(1), at(0));
         }
         assert_eq!(d.names(user(1)).count(), 2);
-        assert_eq!(d.unwatch(&upn("old"), A), None);
-        assert_eq!(d.unwatch(&upn("new"), A), Some(user(1)));
+        assert_eq!(unwatch(&mut d, "old", A), None);
+        assert_eq!(unwatch(&mut d, "new", A), Some(user(1)));
     }
 
     #[test]
@@ -421,9 +533,9 @@ mod tests {
     #[test]
     fn what_was_looked_up_lately_is_not_looked_up_again_and_guests_never() {
         let mut d = directory();
-        let found = d.watch(&upn("ann"), A, Some((user(1), at(0))), at(60));
+        let (_, found) = d.watch(&upn("ann"), A, Some((user(1), at(0))), at(60));
         assert_eq!(found, Some(user(1)));
-        let old = d.watch(&upn("bob"), A, Some((user(2), at(0))), at(25 * 3600));
+        let (_, old) = d.watch(&upn("bob"), A, Some((user(2), at(0))), at(25 * 3600));
         assert_eq!(old, None);
         let guest = Upn::parse("ann_home.com#EXT#@contoso.com").unwrap();
         d.watch(&guest, A, None, at(0));

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use mailbox::{Delivery, End, Freshness, Mailbox, Tally};
 
-use super::directory::{Directory, LookupPace, Moved, StreamId};
-use super::state::{Applied, TenantState};
+use super::by_id::{ById, IdSet};
+use super::directory::{Directory, LookupPace, Moved, NameId, StreamId};
+use super::state::{Applied, TenantState, Value};
 use crate::model::{
     CoverageState, Epoch, Health, Position, Presence, SuiteId, Timestamp, Upn, UserId,
 };
@@ -94,11 +95,12 @@ struct Stream {
     begun: Option<(Timestamp, Arc<str>)>,
     max_watched: usize,
     mailbox: Arc<Mailbox>,
-    /// Watched, with the spelling asked for.
-    watched: HashMap<Upn, Arc<str>>,
+    watched: IdSet<NameId>,
+    /// The spelling asked for, where it is not the usual one.
+    spelled: ById<NameId, Arc<str>>,
     over_plan: OverPlan,
     /// Named when the stream opened, and without a value or a final coverage so far. `None` when the snapshot is complete.
-    awaited: Option<HashSet<Upn>>,
+    awaited: Option<IdSet<NameId>>,
     /// Names of the opening are still being taken in: the snapshot cannot be complete yet.
     opening: bool,
 }
@@ -147,13 +149,22 @@ pub struct CoverageCount {
     pub uncovered: BTreeMap<CoverageState, usize>,
 }
 
+/// A value that is news about somebody.
+type News<'a> = (NameId, &'a Upn, &'a Arc<Value>);
+
+/// What a suite watches on all its streams together: a plan counts people, not streams.
+#[derive(Default)]
+struct Watching {
+    streams: Vec<StreamId>,
+    people: usize,
+}
+
 /// One tenant's people and the streams that watch them.
 pub struct TenantHub {
     state: TenantState,
     directory: Directory,
-    streams: HashMap<StreamId, Stream>,
-    /// Whom each suite watches, and on how many streams: a plan counts people, not streams.
-    suites: HashMap<SuiteId, HashMap<Upn, usize>>,
+    streams: ById<StreamId, Stream>,
+    suites: HashMap<SuiteId, Watching>,
     next_stream: u64,
     status: (Health, Option<Duration>),
     /// Of all mailboxes, since it was last taken.
@@ -166,7 +177,7 @@ impl TenantHub {
         Self {
             state: TenantState::new(epoch),
             directory: Directory::new(pace),
-            streams: HashMap::new(),
+            streams: ById::default(),
             suites: HashMap::new(),
             next_stream: 1,
             status: (health, None),
@@ -197,12 +208,14 @@ impl TenantHub {
                 begun: None,
                 max_watched,
                 mailbox: Arc::clone(&mailbox),
-                watched: HashMap::new(),
+                watched: IdSet::default(),
+                spelled: ById::default(),
                 over_plan: OverPlan::default(),
                 awaited: None,
                 opening: true,
             },
         );
+        self.suites.entry(suite).or_default().streams.push(id);
         Some(Reserved { id, mailbox })
     }
 
@@ -255,7 +268,7 @@ impl TenantHub {
         mailbox.begin(latest, resumed.unwrap_or(nothing_yet));
         mailbox.put_status(self.status.0.clone(), self.status.1);
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.awaited = resumed.is_none().then(HashSet::new);
+            stream.awaited = resumed.is_none().then(IdSet::default);
         }
         self.watch(id, names, resumed, known, now);
         if let Some(stream) = self.streams.get_mut(&id) {
@@ -319,9 +332,9 @@ impl TenantHub {
         };
         let suite = stream.suite;
         stream.over_plan = OverPlan::default();
-        let gone: Vec<Upn> = stream
-            .watched
-            .keys()
+        let watched = stream.watched.iter();
+        let gone: Vec<Upn> = watched
+            .filter_map(|name| self.directory.upn(*name))
             .filter(|upn| !wanted.contains(*upn))
             .cloned()
             .collect();
@@ -340,12 +353,18 @@ impl TenantHub {
             return;
         };
         let suite = stream.suite;
-        let watched: Vec<Upn> = stream.watched.keys().cloned().collect();
-        for upn in watched {
-            self.unwatch(id, &upn, now);
+        let watched: Vec<NameId> = stream.watched.iter().copied().collect();
+        for name in watched {
+            self.unwatch_name(id, name, now);
         }
         if let Some(stream) = self.streams.remove(&id) {
             self.tally += stream.mailbox.take_tally();
+        }
+        if let Some(watching) = self.suites.get_mut(&suite) {
+            watching.streams.retain(|other| *other != id);
+            if watching.streams.is_empty() {
+                self.suites.remove(&suite);
+            }
         }
         self.fill_up(suite, known, now);
         self.state.forget(now, LINGER);
@@ -359,46 +378,73 @@ impl TenantHub {
         known: Known<'_>,
         now: Timestamp,
     ) {
-        for name in names {
+        for text in names {
             let Some(stream) = self.streams.get_mut(&id) else {
                 return;
             };
-            let Ok(upn) = Upn::parse(name) else {
-                stream.say_about_text(name, CoverageState::Invalid, now);
+            let Ok(upn) = Upn::parse(text) else {
+                stream.say_about_text(text, CoverageState::Invalid, now);
                 continue;
             };
-            if let Some(asked) = stream.watched.get(&upn) {
-                if **asked != **name {
-                    stream.say_about_text(name, CoverageState::Duplicate, now);
+            let known_name = self.directory.name(&upn);
+            if let Some(name) = known_name.filter(|name| stream.watched.contains(name)) {
+                let asked = stream.spelled.get(&name);
+                if asked.map_or(upn.as_str(), |asked| asked) != text {
+                    stream.say_about_text(text, CoverageState::Duplicate, now);
                 }
                 continue;
             }
-            let asked: Arc<str> = name.as_str().into();
-            let people = self.suites.entry(stream.suite).or_default();
-            if people.len() >= stream.max_watched && !people.contains_key(&upn) {
+            let (suite, max_watched) = (stream.suite, stream.max_watched);
+            let on_other_stream = known_name.is_some_and(|name| self.suite_watches(suite, name));
+            let people = self.suites.get(&suite).map_or(0, |suite| suite.people);
+            let Some(stream) = self.streams.get_mut(&id) else {
+                return;
+            };
+            if people >= max_watched && !on_other_stream {
+                let asked: Arc<str> = text.as_str().into();
                 stream
                     .mailbox
                     .put_coverage(&upn, Arc::clone(&asked), CoverageState::OverPlan, now);
-                if stream.over_plan.len() < stream.max_watched {
+                if stream.over_plan.len() < max_watched {
                     stream.over_plan.push(upn, asked);
                 }
                 continue;
             }
-            *people.entry(upn.clone()).or_default() += 1;
             stream.over_plan.remove(&upn);
-            stream.watched.insert(upn.clone(), asked);
-            if let Some(awaited) = &mut stream.awaited {
-                awaited.insert(upn.clone());
+            let (name, user) = self.directory.watch(&upn, id, known(&upn), now);
+            stream.watched.insert(name);
+            if text != upn.as_str() {
+                stream.spelled.insert(name, text.as_str().into());
             }
-            if let Some(user) = self.directory.watch(&upn, id, known(&upn), now) {
+            if let Some(awaited) = &mut stream.awaited {
+                awaited.insert(name);
+            }
+            if !on_other_stream && let Some(suite) = self.suites.get_mut(&suite) {
+                suite.people += 1;
+            }
+            if let Some(user) = user {
                 self.state.watch(user);
             }
-            self.welcome(id, &upn, resumed, now);
+            self.welcome(id, name, &upn, resumed, now);
         }
     }
 
+    /// Whether a suite watches somebody on any of its streams.
+    fn suite_watches(&self, suite: SuiteId, name: NameId) -> bool {
+        let streams = self.suites.get(&suite).map_or(&[][..], |s| &s.streams);
+        let mut streams = streams.iter().filter_map(|id| self.streams.get(id));
+        streams.any(|stream| stream.watched.contains(&name))
+    }
+
     /// Tells a stream what is known of a person it has begun to watch.
-    fn welcome(&mut self, id: StreamId, upn: &Upn, resumed: Option<Position>, now: Timestamp) {
+    fn welcome(
+        &mut self,
+        id: StreamId,
+        name: NameId,
+        upn: &Upn,
+        resumed: Option<Position>,
+        now: Timestamp,
+    ) {
         let coverage = self.note_coverage(upn, now);
         let value = self.directory.user(upn).and_then(|user| {
             self.state
@@ -411,39 +457,47 @@ impl TenantHub {
         if let Some((value, confirmed_at)) = value
             && resumed.is_none_or(|at| value.sequence > at.sequence)
         {
-            stream.say_value(upn, value, confirmed_at, resumed.is_none());
+            stream.say_value(name, upn, value, confirmed_at, resumed.is_none());
         }
         if let Some((state, since, _)) = coverage
             && state != CoverageState::Monitored
         {
-            stream.say_coverage(upn, state, since);
+            stream.say_coverage(name, upn, state, since);
         }
     }
 
     fn unwatch(&mut self, id: StreamId, upn: &Upn, now: Timestamp) {
+        let name = self.directory.name(upn);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        stream.mailbox.drop_person(upn);
-        if stream.watched.remove(upn).is_none() {
+        if let Some(name) = name.filter(|name| stream.watched.contains(name)) {
+            self.unwatch_name(id, name, now);
+        } else {
+            stream.mailbox.drop_person(upn, None);
             stream.over_plan.remove(upn);
+        }
+    }
+
+    fn unwatch_name(&mut self, id: StreamId, name: NameId, now: Timestamp) {
+        let Some(stream) = self.streams.get_mut(&id) else {
             return;
+        };
+        if let Some(upn) = self.directory.upn(name) {
+            stream.mailbox.drop_person(upn, Some(name));
         }
-        if let Some(people) = self.suites.get_mut(&stream.suite) {
-            if let Some(streams) = people.get_mut(upn) {
-                *streams -= 1;
-                if *streams == 0 {
-                    people.remove(upn);
-                }
-            }
-            if people.is_empty() {
-                self.suites.remove(&stream.suite);
-            }
-        }
+        stream.watched.remove(&name);
+        stream.spelled.remove(&name);
         if let Some(awaited) = &mut stream.awaited {
-            awaited.remove(upn);
+            awaited.remove(&name);
         }
-        if let Some(user) = self.directory.unwatch(upn, id) {
+        let suite = stream.suite;
+        if !self.suite_watches(suite, name)
+            && let Some(suite) = self.suites.get_mut(&suite)
+        {
+            suite.people -= 1;
+        }
+        if let Some(user) = self.directory.unwatch(name, id) {
             self.state.unwatch(user, now);
         }
     }
@@ -457,8 +511,8 @@ impl TenantHub {
             .map(|(id, _)| *id)
             .collect();
         waiting.sort_unstable();
-        let nobody = HashMap::new();
-        let watched = self.suites.get(&suite).map_or(0, HashMap::len);
+        let people = |hub: &Self| hub.suites.get(&suite).map_or(0, |suite| suite.people);
+        let watched = people(self);
         if !waiting
             .iter()
             .filter_map(|id| self.streams.get(id))
@@ -470,11 +524,11 @@ impl TenantHub {
             let Some(stream) = self.streams.get(&id) else {
                 continue;
             };
-            let people = self.suites.get(&suite).unwrap_or(&nobody);
-            let mut room = stream.max_watched.saturating_sub(people.len());
+            let mut room = stream.max_watched.saturating_sub(people(self));
             let mut names = Vec::new();
             for (upn, asked) in stream.over_plan.order.values() {
-                if people.contains_key(upn) {
+                let name = self.directory.name(upn);
+                if name.is_some_and(|name| self.suite_watches(suite, name)) {
                     names.push(asked.to_string());
                 } else if room > 0 {
                     room -= 1;
@@ -545,14 +599,19 @@ impl TenantHub {
         if let Some(after) = moved.after {
             self.state.watch(after);
             let value = self.state.value(after).map(|(v, at)| (Arc::clone(v), at));
-            for stream in self.directory.watchers(upn) {
-                let Some(stream) = self.streams.get_mut(&stream) else {
+            let Some(name) = self.directory.name(upn) else {
+                return;
+            };
+            for stream in self.directory.watchers(name) {
+                let Some(stream) = self.streams.get_mut(stream) else {
                     continue;
                 };
                 match &value {
-                    Some((value, at)) => stream.say_value(upn, Arc::clone(value), *at, false),
+                    Some((value, at)) => {
+                        stream.say_value(name, upn, Arc::clone(value), *at, false);
+                    }
                     // What is held under this name is another person's. Nothing takes its place yet.
-                    None if moved.renamed => stream.say_forget(upn, now),
+                    None if moved.renamed => stream.say_forget(name, upn, now),
                     None => {}
                 }
             }
@@ -603,11 +662,14 @@ impl TenantHub {
             directory, streams, ..
         } = self;
         // All that one answer has for a stream goes in at once, so that it goes out in one message.
-        let mut news: HashMap<StreamId, Vec<(&Upn, &Arc<super::state::Value>)>> = HashMap::new();
+        let mut news: ById<StreamId, Vec<News<'_>>> = ById::default();
         for value in &changes {
-            for upn in directory.names(value.user) {
-                for stream in directory.watchers(upn) {
-                    news.entry(stream).or_default().push((upn, value));
+            for name in directory.names(value.user) {
+                let Some(upn) = directory.upn(name) else {
+                    continue;
+                };
+                for stream in directory.watchers(name) {
+                    news.entry(*stream).or_default().push((name, upn, value));
                 }
             }
         }
@@ -647,17 +709,18 @@ impl TenantHub {
     /// Tells all streams, or one, how fresh what they watch is.
     fn tell_freshness(&mut self, only: Option<StreamId>) {
         let as_of = self.state.as_of();
-        let mut lagging: HashMap<StreamId, Vec<(Arc<str>, Timestamp)>> = HashMap::new();
+        let mut lagging: ById<StreamId, Vec<(Arc<str>, Timestamp)>> = ById::default();
         for (user, confirmed_at) in self.state.lagging() {
-            for upn in self.directory.names(user) {
-                for id in self.directory.watchers(upn) {
-                    if only.is_none_or(|only| only == id)
-                        && let Some(asked) = self.streams.get(&id).and_then(|s| s.watched.get(upn))
+            for name in self.directory.names(user) {
+                let Some(upn) = self.directory.upn(name) else {
+                    continue;
+                };
+                for id in self.directory.watchers(name) {
+                    if only.is_none_or(|only| only == *id)
+                        && let Some(stream) = self.streams.get(id)
                     {
-                        lagging
-                            .entry(id)
-                            .or_default()
-                            .push((Arc::clone(asked), confirmed_at));
+                        let exception = (stream.asked(name, upn), confirmed_at);
+                        lagging.entry(*id).or_default().push(exception);
                     }
                 }
             }
@@ -690,7 +753,7 @@ impl TenantHub {
         let upns: Vec<Upn> = users
             .iter()
             .flat_map(|user| self.directory.names(*user))
-            .cloned()
+            .filter_map(|name| self.directory.upn(name).cloned())
             .collect();
         for upn in upns {
             self.tell_coverage(&upn, false, now);
@@ -705,9 +768,12 @@ impl TenantHub {
         if !news && !anyway {
             return;
         }
-        for id in self.directory.watchers(upn) {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.say_coverage(upn, state, since);
+        let Some(name) = self.directory.name(upn) else {
+            return;
+        };
+        for id in self.directory.watchers(name) {
+            if let Some(stream) = self.streams.get_mut(id) {
+                stream.say_coverage(name, upn, state, since);
             }
         }
     }
@@ -808,88 +874,81 @@ fn freshness(as_of: Option<Timestamp>, exceptions: Vec<(Arc<str>, Timestamp)>) -
 }
 
 impl Stream {
+    /// The spelling asked for.
+    fn asked(&self, name: NameId, upn: &Upn) -> Arc<str> {
+        let spelled = self.spelled.get(&name);
+        spelled.map_or_else(|| upn.to_shared(), Arc::clone)
+    }
+
     /// What one answer has for this stream.
-    fn say_values<'a>(
-        &mut self,
-        values: Vec<(&'a Upn, &'a Arc<super::state::Value>)>,
-        confirmed_at: Timestamp,
-    ) {
+    fn say_values(&mut self, values: Vec<News<'_>>, confirmed_at: Timestamp) {
         let awaited = self.awaited.as_ref();
-        let deliveries = values.iter().filter_map(|(upn, value)| {
+        let deliveries = values.iter().map(|(name, upn, value)| {
             let delivery = Delivery {
-                asked: Arc::clone(self.watched.get(upn)?),
+                asked: self.asked(*name, upn),
                 value: Arc::clone(value),
                 confirmed_at,
             };
-            let snapshot = awaited.is_some_and(|awaited| awaited.contains(*upn));
-            Some(((*upn).clone(), delivery, snapshot))
+            let snapshot = awaited.is_some_and(|awaited| awaited.contains(name));
+            (*name, delivery, snapshot)
         });
         self.mailbox.put_values(deliveries);
-        for (upn, _) in values {
-            self.no_longer_await(upn);
+        if self.awaited.is_some() {
+            for (name, ..) in values {
+                self.no_longer_await(name);
+            }
         }
     }
 
     fn say_value(
         &mut self,
+        name: NameId,
         upn: &Upn,
-        value: Arc<super::state::Value>,
+        value: Arc<Value>,
         confirmed_at: Timestamp,
         welcome: bool,
     ) {
-        let Some(asked) = self.watched.get(upn) else {
-            return;
-        };
-        let snapshot = welcome
-            || self
-                .awaited
-                .as_ref()
-                .is_some_and(|awaited| awaited.contains(upn));
+        let awaited = self.awaited.as_ref();
+        let snapshot = welcome || awaited.is_some_and(|awaited| awaited.contains(&name));
         let delivery = Delivery {
-            asked: Arc::clone(asked),
+            asked: self.asked(name, upn),
             value,
             confirmed_at,
         };
-        self.mailbox.put_value(upn, delivery, snapshot);
-        self.no_longer_await(upn);
+        self.mailbox.put_value(name, delivery, snapshot);
+        self.no_longer_await(name);
     }
 
-    fn say_coverage(&mut self, upn: &Upn, state: CoverageState, since: Timestamp) {
-        let Some(asked) = self.watched.get(upn) else {
-            return;
-        };
+    fn say_coverage(&mut self, name: NameId, upn: &Upn, state: CoverageState, since: Timestamp) {
         self.mailbox
-            .put_coverage(upn, Arc::clone(asked), state, since);
+            .put_coverage(upn, self.asked(name, upn), state, since);
         match state {
             CoverageState::Resolving => return,
             CoverageState::NotFound | CoverageState::Guest | CoverageState::NoPermission => {
-                self.mailbox.drop_value(upn);
+                self.mailbox.drop_value(name);
             }
             _ => {}
         }
-        self.no_longer_await(upn);
+        self.no_longer_await(name);
     }
 
     /// What the suite holds of this person is no longer true. Coverage as it is now must follow.
-    fn say_forget(&mut self, upn: &Upn, now: Timestamp) {
-        let Some(asked) = self.watched.get(upn) else {
-            return;
-        };
-        self.mailbox.drop_value(upn);
+    fn say_forget(&mut self, name: NameId, upn: &Upn, now: Timestamp) {
+        self.mailbox.drop_value(name);
         self.mailbox
-            .put_coverage(upn, Arc::clone(asked), CoverageState::NotFound, now);
+            .put_coverage(upn, self.asked(name, upn), CoverageState::NotFound, now);
     }
 
-    fn no_longer_await(&mut self, upn: &Upn) {
+    fn no_longer_await(&mut self, name: NameId) {
         if let Some(awaited) = &mut self.awaited
-            && awaited.remove(upn)
+            && awaited.remove(&name)
         {
             self.settle_snapshot();
         }
     }
 
     fn settle_snapshot(&mut self) {
-        if !self.opening && self.awaited.as_ref().is_some_and(HashSet::is_empty) {
+        if !self.opening && self.awaited.as_ref().is_some_and(IdSet::is_empty) {
             self.awaited = None;
             self.mailbox.put_snapshot_end();
         }

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::by_id::{ById, IdSet};
 use crate::model::{CoverageState, Epoch, Position, Presence, Sequence, Timestamp, UserId};
 
 /// Answers in a row without a person in them after which the person counts as unknown to Microsoft.
@@ -25,24 +26,24 @@ fn quarantine_for(refusals: u32) -> Duration {
 pub struct Value {
     /// Whose it is.
     pub user: UserId,
-    /// What it is.
-    pub presence: Presence,
+    /// What it is. People who show the same share it.
+    pub presence: Arc<Presence>,
     /// Its place in the tenant's run of changes.
     pub sequence: Sequence,
     /// When it was first read.
     pub changed_at: Timestamp,
 }
 
-#[derive(Debug, Default)]
-struct Person {
-    value: Option<Arc<Value>>,
-    confirmed_at: Option<Timestamp>,
+/// What is known of a person: the newest value, and when Microsoft last confirmed it.
+type Known = Option<(Arc<Value>, Timestamp)>;
+
+/// What is out of the ordinary about a person, and soon passes for most.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Odd {
     missing: u32,
     unknown: u32,
     refusals: u32,
     quarantined_until: Option<Timestamp>,
-    /// `None` while watched.
-    unwatched_since: Option<Timestamp>,
 }
 
 /// What a batch of readings changed.
@@ -60,9 +61,15 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct TenantState {
     position: Position,
-    people: HashMap<UserId, Person>,
+    /// A million of them may be watched: what most do not have is in the maps below.
+    people: ById<UserId, Known>,
+    odd: ById<UserId, Odd>,
+    /// Since when nobody watches them.
+    unwatched: ById<UserId, Timestamp>,
     as_of: Option<Timestamp>,
-    lagging: HashSet<UserId>,
+    lagging: IdSet<UserId>,
+    /// Each of the few things most people show, once.
+    shown: HashSet<Arc<Presence>>,
 }
 
 impl TenantState {
@@ -73,9 +80,12 @@ impl TenantState {
                 epoch,
                 sequence: Sequence::default(),
             },
-            people: HashMap::new(),
+            people: ById::default(),
+            odd: ById::default(),
+            unwatched: ById::default(),
             as_of: None,
-            lagging: HashSet::new(),
+            lagging: IdSet::default(),
+            shown: HashSet::new(),
         }
     }
 
@@ -86,17 +96,17 @@ impl TenantState {
 
     /// A person is watched from now on. What was known while the person was last watched is still known.
     pub fn watch(&mut self, user: UserId) {
-        let person = self.people.entry(user).or_default();
-        person.unwatched_since = None;
-        if person.value.is_some() && person.confirmed_at < self.as_of {
+        self.unwatched.remove(&user);
+        let known = self.people.entry(user).or_default();
+        if known.as_ref().is_some_and(|(_, at)| Some(*at) < self.as_of) {
             self.lagging.insert(user);
         }
     }
 
     /// Nobody watches this person any more.
     pub fn unwatch(&mut self, user: UserId, now: Timestamp) {
-        if let Some(person) = self.people.get_mut(&user) {
-            person.unwatched_since.get_or_insert(now);
+        if self.people.contains_key(&user) {
+            self.unwatched.entry(user).or_insert(now);
         }
         self.lagging.remove(&user);
     }
@@ -104,63 +114,98 @@ impl TenantState {
     /// The account is gone: nothing known of it is true any more.
     pub fn remove(&mut self, user: UserId) {
         self.people.remove(&user);
+        self.odd.remove(&user);
+        self.unwatched.remove(&user);
         self.lagging.remove(&user);
     }
 
     /// Forgets people nobody has watched for `linger`.
     pub fn forget(&mut self, now: Timestamp, linger: Duration) {
-        self.people.retain(|_, p| {
-            p.unwatched_since
-                .is_none_or(|since| since.until(now) < linger)
-        });
+        let long = |since: Timestamp| since.until(now) >= linger;
+        let gone: Vec<UserId> = self
+            .unwatched
+            .iter()
+            .filter(|(_, since)| long(**since))
+            .map(|(user, _)| *user)
+            .collect();
+        for user in gone {
+            self.remove(user);
+        }
+        if self.people.is_empty() && self.people.capacity() > 0 {
+            (self.people, self.odd, self.unwatched) =
+                (ById::default(), ById::default(), ById::default());
+        }
+    }
+
+    fn is_unwatched(&self, user: UserId) -> bool {
+        !self.unwatched.is_empty() && self.unwatched.contains_key(&user)
     }
 
     /// Watched people who can be read now, in no particular order; with `unread_only`, those never read yet.
     pub fn to_read(&self, now: Timestamp, unread_only: bool) -> Vec<UserId> {
+        let due = |user: UserId, known: &Known| {
+            let odd = self.odd.get(&user);
+            let rests = odd
+                .and_then(|odd| odd.quarantined_until)
+                .is_some_and(|until| until > now);
+            let unread = known.is_none() && odd.is_none_or(|odd| odd.missing == 0);
+            !self.is_unwatched(user) && !rests && (!unread_only || unread)
+        };
         self.people
             .iter()
-            .filter(|(_, p)| p.unwatched_since.is_none())
-            .filter(|(_, p)| p.quarantined_until.is_none_or(|until| until <= now))
-            .filter(|(_, p)| !unread_only || (p.value.is_none() && p.missing == 0))
+            .filter(|(user, known)| due(**user, known))
             .map(|(user, _)| *user)
             .collect()
     }
 
     /// Whether anybody is watched.
     pub fn is_watched(&self) -> bool {
-        self.people.values().any(|p| p.unwatched_since.is_none())
+        self.people.len() > self.unwatched.len()
     }
 
     /// The newest value of a person and when Microsoft last confirmed it.
     pub fn value(&self, user: UserId) -> Option<(&Arc<Value>, Timestamp)> {
-        let person = self.people.get(&user)?;
-        Some((person.value.as_ref()?, person.confirmed_at?))
+        let (value, confirmed_at) = self.people.get(&user)?.as_ref()?;
+        Some((value, *confirmed_at))
     }
 
     /// A UPN has begun to name this person. Whoever held another person's value under that UPN may have seen later sequences
     /// than this one's: gives the value the next sequence. Returns it, and when Microsoft last confirmed it.
     pub fn restamp(&mut self, user: UserId) -> Option<(Arc<Value>, Timestamp)> {
-        let person = self.people.get_mut(&user)?;
-        let (value, confirmed_at) = (person.value.as_mut()?, person.confirmed_at?);
+        let (value, confirmed_at) = self.people.get_mut(&user)?.as_mut()?;
         self.position.sequence = self.position.sequence.next();
         *value = Arc::new(Value {
             sequence: self.position.sequence,
             ..Value::clone(value)
         });
-        Some((Arc::clone(value), confirmed_at))
+        Some((Arc::clone(value), *confirmed_at))
     }
 
     /// Coverage of a person whose account is known.
     pub fn coverage(&self, user: UserId) -> CoverageState {
+        let quarantined = self
+            .odd
+            .get(&user)
+            .is_some_and(|odd| odd.quarantined_until.is_some());
         match self.people.get(&user) {
-            Some(p) if p.quarantined_until.is_some() => CoverageState::Quarantined,
-            Some(p) => match &p.value {
-                Some(value) if value.presence.is_unknown() => CoverageState::PresenceUnknown,
-                Some(_) => CoverageState::Monitored,
-                None => CoverageState::Resolving,
-            },
-            None => CoverageState::Resolving,
+            Some(_) if quarantined => CoverageState::Quarantined,
+            Some(Some((value, _))) if value.presence.is_unknown() => CoverageState::PresenceUnknown,
+            Some(Some(_)) => CoverageState::Monitored,
+            Some(None) | None => CoverageState::Resolving,
         }
+    }
+
+    /// What people show, kept once for all who show the same. Only what everybody may show: texts of people's own are theirs.
+    fn share(shown: &mut HashSet<Arc<Presence>>, presence: Presence) -> Arc<Presence> {
+        if !presence.is_common() {
+            return Arc::new(presence);
+        }
+        if let Some(same) = shown.get(&presence) {
+            return Arc::clone(same);
+        }
+        let presence = Arc::new(presence);
+        shown.insert(Arc::clone(&presence));
+        presence
     }
 
     /// Takes in an answer of Microsoft: who was asked for, what came, and when the question was put.
@@ -174,49 +219,66 @@ impl TenantState {
     ) -> Applied {
         let mut applied = Applied::default();
         for &user in asked {
-            let before = self.coverage(user);
-            let Some(person) = self.people.get_mut(&user) else {
+            let Some(known) = self.people.get_mut(&user) else {
                 continue;
             };
-            person.refusals = 0;
-            person.quarantined_until = None;
-            let presence = if let Some(presence) = answer.remove(&user) {
-                person.missing = 0;
-                presence
-            } else {
-                person.missing += 1;
-                if person.missing < MISSING_BEFORE_UNKNOWN {
+            let presence = answer.remove(&user);
+            // Nearly everybody shows what they have shown before.
+            if let (Some((value, confirmed_at)), Some(presence)) = (&mut *known, &presence)
+                && *value.presence == *presence
+                && !presence.is_unknown()
+                && (self.odd.is_empty() || !self.odd.contains_key(&user))
+            {
+                // Not the later of the two: a clock that was put back would make the old pass for fresh.
+                *confirmed_at = asked_at;
+                if Some(asked_at) >= self.as_of {
+                    self.lagging.remove(&user);
+                }
+                continue;
+            }
+            let before = self.coverage(user);
+            let is_missing = presence.is_none();
+            let is_unknown = presence.as_ref().is_none_or(Presence::is_unknown);
+            if is_missing || is_unknown || self.odd.contains_key(&user) {
+                let odd = self.odd.entry(user).or_default();
+                odd.refusals = 0;
+                odd.quarantined_until = None;
+                odd.missing = if is_missing { odd.missing + 1 } else { 0 };
+                if is_missing && odd.missing < MISSING_BEFORE_UNKNOWN {
+                    if self.coverage(user) != before {
+                        applied.coverage.push(user);
+                    }
                     continue;
                 }
-                Presence::UNKNOWN
-            };
-            person.unknown = if presence.is_unknown() {
-                person.unknown.saturating_add(1)
-            } else {
-                0
-            };
-            if person.unknown == UNKNOWN_BEFORE_RECHECK {
-                applied.recheck.push(user);
+                odd.unknown = if is_unknown {
+                    odd.unknown.saturating_add(1)
+                } else {
+                    0
+                };
+                if odd.unknown == UNKNOWN_BEFORE_RECHECK {
+                    applied.recheck.push(user);
+                }
+                if *odd == Odd::default() {
+                    self.odd.remove(&user);
+                }
             }
-            // Not the later of the two: a clock that was put back would make the old pass for fresh.
-            person.confirmed_at = Some(asked_at);
-            if person
-                .value
-                .as_ref()
-                .is_none_or(|value| value.presence != presence)
-            {
-                self.position.sequence = self.position.sequence.next();
-                let sequence = self.position.sequence;
-                let value = Arc::new(Value {
-                    user,
-                    presence,
-                    sequence,
-                    changed_at: asked_at,
-                });
-                person.value = Some(Arc::clone(&value));
-                applied.changes.push(value);
-            }
-            if person.confirmed_at >= self.as_of {
+            let presence = presence.unwrap_or(Presence::UNKNOWN);
+            let value = match self.people.get(&user) {
+                Some(Some((value, _))) if *value.presence == presence => Arc::clone(value),
+                _ => {
+                    self.position.sequence = self.position.sequence.next();
+                    let value = Arc::new(Value {
+                        user,
+                        presence: Self::share(&mut self.shown, presence),
+                        sequence: self.position.sequence,
+                        changed_at: asked_at,
+                    });
+                    applied.changes.push(Arc::clone(&value));
+                    value
+                }
+            };
+            self.people.insert(user, Some((value, asked_at)));
+            if Some(asked_at) >= self.as_of {
                 self.lagging.remove(&user);
             }
             if self.coverage(user) != before {
@@ -229,24 +291,24 @@ impl TenantState {
     /// Microsoft refuses every request that names this person: leaves the person out for a while, longer each time.
     /// True when this is news.
     pub fn quarantine(&mut self, user: UserId, now: Timestamp) -> bool {
-        let Some(person) = self.people.get_mut(&user) else {
+        if !self.people.contains_key(&user) {
             return false;
-        };
-        let news = person.quarantined_until.is_none();
-        person.refusals = person.refusals.saturating_add(1);
-        person.quarantined_until = Some(now.plus(quarantine_for(person.refusals)));
+        }
+        let odd = self.odd.entry(user).or_default();
+        let news = odd.quarantined_until.is_none();
+        odd.refusals = odd.refusals.saturating_add(1);
+        odd.quarantined_until = Some(now.plus(quarantine_for(odd.refusals)));
         news
     }
 
     /// Ends a sweep over everybody that began at `started_at` and got at least one answer.
     pub fn finish_sweep(&mut self, started_at: Timestamp) {
         self.as_of = Some(started_at);
+        let late = |known: &Known| known.as_ref().is_some_and(|(_, at)| *at < started_at);
         self.lagging = self
             .people
             .iter()
-            .filter(|(_, p)| {
-                p.unwatched_since.is_none() && p.value.is_some() && p.confirmed_at < self.as_of
-            })
+            .filter(|(user, known)| late(known) && !self.is_unwatched(**user))
             .map(|(user, _)| *user)
             .collect();
     }
@@ -260,7 +322,7 @@ impl TenantState {
     pub fn lagging(&self) -> impl Iterator<Item = (UserId, Timestamp)> + '_ {
         self.lagging
             .iter()
-            .filter_map(|&user| Some((user, self.people.get(&user)?.confirmed_at?)))
+            .filter_map(|&user| Some((user, self.value(user)?.1)))
     }
 }
 

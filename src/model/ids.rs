@@ -119,6 +119,11 @@ impl Upn {
         &self.0
     }
 
+    /// The same, to be kept.
+    pub fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// Whether this is the name of a guest of the tenant (`name_home.com#EXT#@tenant`).
     pub fn is_guest(&self) -> bool {
         self.0.contains("#ext#@")

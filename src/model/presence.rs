@@ -95,7 +95,7 @@ impl WorkLocation {
 const MAX_TEXT_BYTES: usize = 512;
 
 /// What Microsoft says of one person, without when it said so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Presence {
     /// Base state.
     pub availability: Availability,
@@ -118,6 +118,14 @@ impl Presence {
         status_message: None,
         work_location: None,
     };
+
+    /// Whether it is made of known words alone, so that many people show the same.
+    pub fn is_common(&self) -> bool {
+        !matches!(self.availability, Availability::Other(_))
+            && !matches!(self.activity, Activity::Other(_))
+            && !matches!(self.work_location, Some(WorkLocation::Other(_)))
+            && self.status_message.is_none()
+    }
 
     /// Reads Microsoft's two strings.
     ///

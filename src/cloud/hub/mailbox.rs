@@ -13,6 +13,8 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::cloud::by_id::ById;
+use crate::cloud::directory::NameId;
 use crate::cloud::state::Value;
 use crate::model::{CoverageState, Health, Position, Timestamp, Upn};
 use crate::wire::MAX_PEOPLE_PER_MESSAGE;
@@ -110,7 +112,7 @@ impl std::ops::AddAssign for Tally {
 }
 
 enum Item {
-    Person(Upn),
+    Person(NameId),
     SnapshotEnd,
 }
 
@@ -134,7 +136,7 @@ fn ends_the_value(state: CoverageState) -> bool {
 struct Inner {
     /// Coverage that has passed, but must be heard before the next value: the suite forgets by it what it holds.
     forget: HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>,
-    values: HashMap<Upn, Waiting>,
+    values: ById<NameId, Waiting>,
     order: VecDeque<Item>,
     coverage: HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>,
     status: Option<(Health, Option<Duration>)>,
@@ -172,7 +174,7 @@ impl Mailbox {
         Self {
             inner: Mutex::new(Inner {
                 forget: HashMap::new(),
-                values: HashMap::new(),
+                values: ById::default(),
                 order: VecDeque::new(),
                 coverage: HashMap::new(),
                 status: None,
@@ -220,17 +222,17 @@ impl Mailbox {
     }
 
     /// Puts in the newest value of a person.
-    pub fn put_value(&self, upn: &Upn, delivery: Delivery, snapshot: bool) {
-        self.put_values([(upn.clone(), delivery, snapshot)]);
+    pub fn put_value(&self, name: NameId, delivery: Delivery, snapshot: bool) {
+        self.put_values([(name, delivery, snapshot)]);
     }
 
     /// Puts in the newest values of several people, each with whether it belongs to the snapshot. Nobody takes a part of them.
-    pub fn put_values(&self, values: impl IntoIterator<Item = (Upn, Delivery, bool)>) {
+    pub fn put_values(&self, values: impl IntoIterator<Item = (NameId, Delivery, bool)>) {
         self.put(|inner| {
-            for (upn, delivery, snapshot) in values {
+            for (name, delivery, snapshot) in values {
                 let waiting = Waiting { snapshot, delivery };
-                if inner.values.insert(upn.clone(), waiting).is_none() {
-                    inner.order.push_back(Item::Person(upn));
+                if inner.values.insert(name, waiting).is_none() {
+                    inner.order.push_back(Item::Person(name));
                 } else {
                     inner.tally.replaced += 1;
                 }
@@ -239,23 +241,25 @@ impl Mailbox {
     }
 
     /// A value that waits is no longer wanted, because the person is no longer watched or no longer there.
-    pub fn drop_value(&self, upn: &Upn) {
+    pub fn drop_value(&self, name: NameId) {
         let mut inner = self.lock();
-        if inner.values.remove(upn).is_some() {
+        if inner.values.remove(&name).is_some() {
             inner.tally.dropped += 1;
         }
         if inner.order.len() > 2 * inner.values.len() + 64 {
             let Inner { values, order, .. } = &mut *inner;
             order.retain(|item| match item {
-                Item::Person(upn) => values.contains_key(upn),
+                Item::Person(name) => values.contains_key(name),
                 Item::SnapshotEnd => true,
             });
         }
     }
 
-    /// The person is no longer watched: nothing more is to be said.
-    pub fn drop_person(&self, upn: &Upn) {
-        self.drop_value(upn);
+    /// The person is no longer watched: nothing more is to be said. `name` may stand for somebody else from now on.
+    pub fn drop_person(&self, upn: &Upn, name: Option<NameId>) {
+        if let Some(name) = name {
+            self.drop_value(name);
+        }
         let mut inner = self.lock();
         inner.coverage.remove(upn);
         inner.forget.remove(upn);
@@ -330,7 +334,7 @@ impl Mailbox {
         }
         inner.end = Some(end);
         inner.tally.dropped += inner.values.len() as u64;
-        inner.values = HashMap::new();
+        inner.values = ById::default();
         inner.order = VecDeque::new();
         inner.coverage = HashMap::new();
         inner.forget = HashMap::new();
@@ -440,7 +444,7 @@ impl Inner {
     /// Gives back what a long list has taken: most of the time nothing waits.
     fn give_back(&mut self) {
         if self.values.capacity().max(self.order.capacity()) > ROOM_KEPT {
-            (self.values, self.order) = (HashMap::new(), VecDeque::new());
+            (self.values, self.order) = (ById::default(), VecDeque::new());
         }
         for told in [&mut self.coverage, &mut self.forget] {
             if told.capacity() > ROOM_KEPT {
@@ -453,19 +457,19 @@ impl Inner {
     fn take_values(&mut self) -> Parcel {
         let (mut values, mut kind, mut complete, mut bytes) = (Vec::new(), None, false, 0);
         while let Some(item) = self.order.front() {
-            let Item::Person(upn) = item else {
+            let Item::Person(name) = item else {
                 self.order.pop_front();
                 complete = true;
                 break;
             };
-            if let Some(waiting) = self.values.get(upn) {
+            if let Some(waiting) = self.values.get(name) {
                 let full = values.len() == MAX_PEOPLE_PER_MESSAGE || bytes > MAX_VALUE_BYTES;
                 if full || kind.is_some_and(|kind| kind != waiting.snapshot) {
                     break;
                 }
                 kind = Some(waiting.snapshot);
             }
-            if let Some(waiting) = self.values.remove(upn) {
+            if let Some(waiting) = self.values.remove(name) {
                 let status = waiting.delivery.value.presence.status_message.as_ref();
                 bytes += waiting.delivery.asked.len() + status.map_or(0, |s| s.len()) + 64;
                 values.push(waiting.delivery);
@@ -500,12 +504,16 @@ mod tests {
         Upn::parse(&format!("p{n}@contoso.com")).unwrap()
     }
 
+    fn name(n: u64) -> NameId {
+        NameId(u32::try_from(n).unwrap())
+    }
+
     fn delivery(n: u64, sequence: u64) -> Delivery {
         Delivery {
             asked: upn(n).as_str().into(),
             value: Arc::new(Value {
                 user: UserId(uuid::Uuid::from_u128(n.into())),
-                presence: Presence::UNKNOWN,
+                presence: Presence::UNKNOWN.into(),
                 sequence: Sequence(sequence),
                 changed_at: Timestamp::default(),
             }),
@@ -523,22 +531,22 @@ mod tests {
     async fn what_became_of_values_that_waited_is_counted_once() {
         let m = mailbox();
         for sequence in 1..=10 {
-            m.put_value(&upn(sequence % 4), delivery(sequence % 4, sequence), false);
+            m.put_value(name(sequence % 4), delivery(sequence % 4, sequence), false);
         }
         let tally = |replaced, dropped| Tally { replaced, dropped };
         assert_eq!(m.advance(position(10)), tally(6, 0));
         assert_eq!(m.take_tally(), tally(0, 0));
-        m.drop_value(&upn(1));
-        m.drop_value(&upn(1));
+        m.drop_value(name(1));
+        m.drop_value(name(1));
         assert_eq!(m.take_tally(), tally(0, 1));
         // Sent is neither.
         assert!(m.take().is_some());
-        m.put_value(&upn(1), delivery(1, 11), false);
+        m.put_value(name(1), delivery(1, 11), false);
         m.end(End {
             reason: EndReason::TooSlow,
             reconnect_after: None,
         });
-        m.put_value(&upn(2), delivery(2, 12), false);
+        m.put_value(name(2), delivery(2, 12), false);
         assert_eq!(m.take_tally(), tally(0, 1));
     }
 
@@ -546,7 +554,7 @@ mod tests {
     async fn a_newer_value_replaces_the_one_that_waits_and_keeps_its_place() {
         let m = mailbox();
         for sequence in 1..=1000 {
-            m.put_value(&upn(sequence % 3), delivery(sequence % 3, sequence), false);
+            m.put_value(name(sequence % 3), delivery(sequence % 3, sequence), false);
         }
         m.advance(position(1000));
         assert_eq!(m.len(), 3);
@@ -567,7 +575,7 @@ mod tests {
     async fn the_position_moves_only_when_everything_was_taken() {
         let m = mailbox();
         for n in 0..300 {
-            m.put_value(&upn(n), delivery(n, n + 1), false);
+            m.put_value(name(n), delivery(n, n + 1), false);
         }
         m.advance(position(300));
         let Some(Parcel::Values {
@@ -594,9 +602,9 @@ mod tests {
     async fn freshness_and_the_end_of_the_snapshot_wait_behind_the_values() {
         let m = mailbox();
         m.put_freshness(Freshness::default());
-        m.put_value(&upn(1), delivery(1, 1), true);
+        m.put_value(name(1), delivery(1, 1), true);
         m.put_snapshot_end();
-        m.put_value(&upn(2), delivery(2, 2), false);
+        m.put_value(name(2), delivery(2, 2), false);
         assert!(m.freshness().is_none());
         assert!(matches!(
             m.take(),
@@ -616,7 +624,7 @@ mod tests {
         let say = |state| m.put_coverage(&upn(1), "x".into(), state, Timestamp::default());
         say(CoverageState::NotFound);
         say(CoverageState::Resolving);
-        m.put_value(&upn(1), delivery(1, 1), false);
+        m.put_value(name(1), delivery(1, 1), false);
         say(CoverageState::Monitored);
         let told = |parcel| match parcel {
             Some(Parcel::Coverage(people)) => people[0].1,
@@ -632,8 +640,8 @@ mod tests {
     async fn adding_and_removing_for_ever_does_not_grow() {
         let m = mailbox();
         for n in 0..10_000 {
-            m.put_value(&upn(1), delivery(1, n), false);
-            m.drop_person(&upn(1));
+            m.put_value(name(1), delivery(1, n), false);
+            m.drop_person(&upn(1), Some(name(1)));
         }
         assert!(m.lock().order.len() <= 65);
         while let Some(parcel) = m.take() {
@@ -665,7 +673,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_dropped_at_the_end_never_counts_as_delivered() {
         let m = mailbox();
-        m.put_value(&upn(1), delivery(1, 1), false);
+        m.put_value(name(1), delivery(1, 1), false);
         m.end(End {
             reason: EndReason::TooSlow,
             reconnect_after: None,
@@ -677,12 +685,12 @@ mod tests {
     #[tokio::test]
     async fn the_end_comes_first_and_last() {
         let m = mailbox();
-        m.put_value(&upn(1), delivery(1, 1), false);
+        m.put_value(name(1), delivery(1, 1), false);
         m.end(End {
             reason: EndReason::Revoked,
             reconnect_after: None,
         });
-        m.put_value(&upn(2), delivery(2, 2), false);
+        m.put_value(name(2), delivery(2, 2), false);
         assert!(m.is_empty());
         assert!(matches!(
             m.take(),
@@ -699,9 +707,9 @@ mod tests {
         let m = mailbox();
         tokio::time::advance(Duration::from_secs(100)).await;
         assert_eq!(m.stalled_for(), None);
-        m.put_value(&upn(1), delivery(1, 1), false);
+        m.put_value(name(1), delivery(1, 1), false);
         tokio::time::advance(Duration::from_secs(40)).await;
-        m.put_value(&upn(2), delivery(2, 2), false);
+        m.put_value(name(2), delivery(2, 2), false);
         assert_eq!(m.stalled_for(), Some(Duration::from_secs(40)));
         m.take();
         assert_eq!(m.stalled_for(), None);
