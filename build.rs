@@ -13,7 +13,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.join("descriptor.bin"),
         prost::Message::encode_to_vec(&set),
     )?;
-    tonic_prost_build::configure().compile_fds(set)?;
+    tonic_prost_build::configure().compile_fds(set.clone())?;
+    // The server of streams once more, with messages down whose people are encoded already: `wire::down`.
+    let down = out.join("down");
+    std::fs::create_dir_all(&down)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .extern_path(
+            ".presence.bridge.v1.WatchResponse",
+            "crate::wire::down::WatchResponse",
+        )
+        .extern_path(".presence.bridge.v1", "crate::wire::v1")
+        .out_dir(down)
+        .compile_fds(set)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The generated gRPC types, and their translation from and to [`crate::model`]: here and nowhere else.
 
 mod convert;
+pub mod down;
 
 pub use convert::{
     InvalidTime, Names, duration, health, person_coverage, position, presence, timestamp,

@@ -277,7 +277,7 @@ fn watch_lists(data: &[u8]) {
             }
             _ => {
                 while let Some(parcel) = stream.opened.mailbox.take() {
-                    if let Parcel::Values { values, .. } = parcel {
+                    if let Parcel::Values { values, .. } = parcel.unpacked() {
                         for value in values {
                             let key = value.asked.to_lowercase();
                             assert!(ever[which].contains(&key), "{key} was never asked for");

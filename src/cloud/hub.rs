@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailbox::{Delivery, End, Freshness, Mailbox, Tally};
+use mailbox::{Batch, Delivery, End, Freshness, Mailbox, Tally};
+use smallvec::SmallVec;
 
 use super::by_id::{ById, IdSet};
 use super::directory::{Directory, LookupPace, Moved, NameId, StreamId};
@@ -148,9 +149,6 @@ pub struct CoverageCount {
     /// Those who are not monitored, by the reason; with those still being looked up.
     pub uncovered: BTreeMap<CoverageState, usize>,
 }
-
-/// A value that is news about somebody.
-type News<'a> = (NameId, &'a Upn, &'a Arc<Value>);
 
 /// What a suite watches on all its streams together: a plan counts people, not streams.
 #[derive(Default)]
@@ -661,21 +659,35 @@ impl TenantHub {
         let Self {
             directory, streams, ..
         } = self;
-        // All that one answer has for a stream goes in at once, so that it goes out in one message.
-        let mut news: ById<StreamId, Vec<News<'_>>> = ById::default();
+        // What concerns the same streams is made once for all of them.
+        let mut groups: HashMap<&[StreamId], Vec<(NameId, Delivery)>> = HashMap::new();
         for value in &changes {
             for name in directory.names(value.user) {
-                let Some(upn) = directory.upn(name) else {
+                let watchers = directory.watchers(name);
+                let Some(upn) = directory.upn(name).filter(|_| !watchers.is_empty()) else {
                     continue;
                 };
-                for stream in directory.watchers(name) {
-                    news.entry(*stream).or_default().push((name, upn, value));
-                }
+                let delivery = Delivery {
+                    asked: upn.to_shared(),
+                    value: Arc::clone(value),
+                    confirmed_at: asked_at,
+                };
+                groups.entry(watchers).or_default().push((name, delivery));
             }
         }
-        for (id, values) in news {
+        // All that one answer has for a stream goes in at once, so that it goes out in one message.
+        let mut news: ById<StreamId, SmallVec<[Arc<Batch>; 1]>> = ById::default();
+        for (watchers, values) in groups {
+            let batches = Batch::of(values);
+            for stream in watchers {
+                news.entry(*stream)
+                    .or_default()
+                    .extend(batches.iter().cloned());
+            }
+        }
+        for (id, batches) in news {
             if let Some(stream) = streams.get_mut(&id) {
-                stream.say_values(values, asked_at);
+                stream.say_batches(&batches);
             }
         }
         self.tell_coverage_of(&coverage, now);
@@ -881,22 +893,25 @@ impl Stream {
     }
 
     /// What one answer has for this stream.
-    fn say_values(&mut self, values: Vec<News<'_>>, confirmed_at: Timestamp) {
+    fn say_batches(&mut self, batches: &[Arc<Batch>]) {
+        if self.awaited.is_none() && self.spelled.is_empty() {
+            self.mailbox.put_batches(batches);
+            return;
+        }
         let awaited = self.awaited.as_ref();
-        let deliveries = values.iter().map(|(name, upn, value)| {
+        let values = batches.iter().flat_map(|batch| batch.values());
+        let own = values.clone().map(|(name, delivery)| {
+            let spelled = self.spelled.get(name).unwrap_or(&delivery.asked);
             let delivery = Delivery {
-                asked: self.asked(*name, upn),
-                value: Arc::clone(value),
-                confirmed_at,
+                asked: Arc::clone(spelled),
+                ..delivery.clone()
             };
             let snapshot = awaited.is_some_and(|awaited| awaited.contains(name));
             (*name, delivery, snapshot)
         });
-        self.mailbox.put_values(deliveries);
-        if self.awaited.is_some() {
-            for (name, ..) in values {
-                self.no_longer_await(name);
-            }
+        self.mailbox.put_values(own);
+        for (name, _) in values {
+            self.no_longer_await(*name);
         }
     }
 

@@ -30,7 +30,7 @@ use super::tenants::Tenants;
 use crate::clock::Clock;
 use crate::model::SuiteId;
 use crate::supervise::Supervisor;
-use crate::wire::{self, v1};
+use crate::wire::{self, down, v1};
 
 /// Open streams of one suite.
 const MAX_STREAMS: usize = 4;
@@ -138,16 +138,17 @@ impl Api {
 
     /// The services, with health and, if wanted, reflection, to be mounted on a listener.
     pub async fn routes(self: &Arc<Self>, reflection: bool) -> axum::Router {
-        let presence =
-            v1::presence_service_server::PresenceServiceServer::from_arc(Arc::clone(self))
-                .max_decoding_message_size(wire::MAX_MESSAGE_UP)
-                .max_encoding_message_size(wire::MAX_MESSAGE_DOWN);
+        let presence = down::server::presence_service_server::PresenceServiceServer::from_arc(
+            Arc::clone(self),
+        )
+        .max_decoding_message_size(wire::MAX_MESSAGE_UP)
+        .max_encoding_message_size(wire::MAX_MESSAGE_DOWN);
         let enrollment =
             v1::enrollment_service_server::EnrollmentServiceServer::from_arc(Arc::clone(self))
                 .max_decoding_message_size(16 << 10);
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter
-            .set_serving::<v1::presence_service_server::PresenceServiceServer<Self>>()
+            .set_serving::<down::server::presence_service_server::PresenceServiceServer<Self>>()
             .await;
         reporter
             .set_serving::<v1::enrollment_service_server::EnrollmentServiceServer<Self>>()
@@ -156,7 +157,7 @@ impl Api {
         self.supervisor.run("health service", async move {
             stopping.cancelled().await;
             reporter
-                .set_not_serving::<v1::presence_service_server::PresenceServiceServer<Self>>()
+                .set_not_serving::<down::server::presence_service_server::PresenceServiceServer<Self>>()
                 .await;
             reporter
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
@@ -223,7 +224,7 @@ impl Api {
 }
 
 #[tonic::async_trait]
-impl v1::presence_service_server::PresenceService for Api {
+impl down::server::presence_service_server::PresenceService for Api {
     type WatchStream = Outlet;
 
     async fn watch(
@@ -307,7 +308,7 @@ impl v1::presence_service_server::PresenceService for Api {
 
 /// Adds a parcel to a one-shot answer. True when the answer is complete, an error when it never will be.
 fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> Result<bool, Status> {
-    Ok(match parcel {
+    Ok(match parcel.unpacked() {
         Parcel::Values {
             values,
             snapshot_complete,
@@ -333,7 +334,8 @@ fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> Result<bool,
             answer.tenant_status = Some(wire::health(&health, cadence));
             false
         }
-        Parcel::Freshness(..) => false,
+        // Unpacked before; and how fresh it is, is told in each value.
+        Parcel::Batches(..) | Parcel::Freshness(..) => false,
         Parcel::End(end) => return Err(outlet::farewell_of(end.reason).1),
     })
 }

@@ -5,10 +5,11 @@
 //! speak of.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -71,9 +72,61 @@ pub struct Delivery {
     pub confirmed_at: Timestamp,
 }
 
+impl Delivery {
+    /// Rough bytes in a message.
+    fn bytes(&self) -> usize {
+        let status = self.value.presence.status_message.as_ref();
+        self.asked.len() + status.map_or(0, |text| text.len()) + 64
+    }
+}
+
+/// Changes that came with one answer and concern the same streams: made once, encoded once, and put into many mailboxes.
+#[derive(Debug)]
+pub struct Batch {
+    values: Vec<(NameId, Delivery)>,
+    bytes: usize,
+    encoded: OnceLock<Bytes>,
+}
+
+impl Batch {
+    /// Of these changes, as many batches as messages are needed.
+    pub fn of(values: Vec<(NameId, Delivery)>) -> Vec<Arc<Self>> {
+        let mut batches = Vec::new();
+        let mut values = values.into_iter().peekable();
+        while values.peek().is_some() {
+            let (mut some, mut bytes) = (Vec::new(), 0);
+            while some.len() < MAX_PEOPLE_PER_MESSAGE
+                && let Some((name, delivery)) = values
+                    .next_if(|(_, next)| bytes == 0 || bytes + next.bytes() <= MAX_VALUE_BYTES)
+            {
+                bytes += delivery.bytes();
+                some.push((name, delivery));
+            }
+            batches.push(Arc::new(Self {
+                values: some,
+                bytes,
+                encoded: OnceLock::new(),
+            }));
+        }
+        batches
+    }
+
+    /// The changes, in order.
+    pub fn values(&self) -> std::slice::Iter<'_, (NameId, Delivery)> {
+        self.values.iter()
+    }
+
+    /// The changes as a part of a message: `encode` is asked once.
+    pub fn encoded(&self, encode: impl FnOnce(&Self) -> Bytes) -> &Bytes {
+        self.encoded.get_or_init(|| encode(self))
+    }
+}
+
 /// The next thing to send.
 #[derive(Debug)]
 pub enum Parcel {
+    /// Changes that are encoded once for all who are told: at most [`MAX_PEOPLE_PER_MESSAGE`]. Where the suite may resume afterwards.
+    Batches(Vec<Arc<Batch>>, Position),
     /// Values.
     Values {
         /// Snapshot, or change.
@@ -93,6 +146,23 @@ pub enum Parcel {
     Freshness(Freshness, Position),
     /// The end; nothing comes after it. Where the suite may resume then, only the sender knows: what was taken may not have been sent.
     End(End),
+}
+
+impl Parcel {
+    /// The same with each value for itself.
+    #[must_use]
+    pub fn unpacked(self) -> Self {
+        let Self::Batches(batches, position) = self else {
+            return self;
+        };
+        let values = batches.iter().flat_map(|batch| batch.values());
+        Self::Values {
+            snapshot: false,
+            values: values.map(|(_, delivery)| delivery.clone()).collect(),
+            snapshot_complete: false,
+            position,
+        }
+    }
 }
 
 /// What became of values that waited, besides being sent.
@@ -136,6 +206,9 @@ fn ends_the_value(state: CoverageState) -> bool {
 struct Inner {
     /// Coverage that has passed, but must be heard before the next value: the suite forgets by it what it holds.
     forget: HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>,
+    /// What came with the latest answer, as long as nothing else waits: the usual case. Otherwise it is in `values`, where what is newer
+    /// replaces what is older.
+    batches: VecDeque<Arc<Batch>>,
     values: ById<NameId, Waiting>,
     order: VecDeque<Item>,
     coverage: HashMap<Upn, (Arc<str>, CoverageState, Timestamp)>,
@@ -174,6 +247,7 @@ impl Mailbox {
         Self {
             inner: Mutex::new(Inner {
                 forget: HashMap::new(),
+                batches: VecDeque::new(),
                 values: ById::default(),
                 order: VecDeque::new(),
                 coverage: HashMap::new(),
@@ -229,13 +303,23 @@ impl Mailbox {
     /// Puts in the newest values of several people, each with whether it belongs to the snapshot. Nobody takes a part of them.
     pub fn put_values(&self, values: impl IntoIterator<Item = (NameId, Delivery, bool)>) {
         self.put(|inner| {
+            inner.unpack();
             for (name, delivery, snapshot) in values {
-                let waiting = Waiting { snapshot, delivery };
-                if inner.values.insert(name, waiting).is_none() {
-                    inner.order.push_back(Item::Person(name));
-                } else {
-                    inner.tally.replaced += 1;
-                }
+                inner.put_value(name, delivery, snapshot);
+            }
+        });
+    }
+
+    /// Puts in all that one answer has for this stream. Nobody takes a part of it. None of it may belong to the snapshot.
+    pub fn put_batches<'a>(&self, batches: impl IntoIterator<Item = &'a Arc<Batch>>) {
+        self.put(|inner| {
+            inner.unpack();
+            if inner.order.is_empty() {
+                inner.batches.extend(batches.into_iter().cloned());
+                return;
+            }
+            for (name, delivery) in batches.into_iter().flat_map(|batch| &batch.values) {
+                inner.put_value(*name, delivery.clone(), false);
             }
         });
     }
@@ -243,6 +327,7 @@ impl Mailbox {
     /// A value that waits is no longer wanted, because the person is no longer watched or no longer there.
     pub fn drop_value(&self, name: NameId) {
         let mut inner = self.lock();
+        inner.unpack();
         if inner.values.remove(&name).is_some() {
             inner.tally.dropped += 1;
         }
@@ -302,7 +387,10 @@ impl Mailbox {
 
     /// Marks the end of the opening snapshot, behind all values that wait.
     pub fn put_snapshot_end(&self) {
-        self.put(|inner| inner.order.push_back(Item::SnapshotEnd));
+        self.put(|inner| {
+            inner.unpack();
+            inner.order.push_back(Item::SnapshotEnd);
+        });
     }
 
     /// The tenant's run of changes has come this far, and what concerns this stream is in the mailbox. Returns what became of
@@ -315,7 +403,7 @@ impl Mailbox {
             return tally;
         }
         inner.latest = latest;
-        if inner.values.is_empty() && inner.order.is_empty() {
+        if inner.no_value_waits() {
             inner.delivered = latest;
         }
         tally
@@ -333,7 +421,8 @@ impl Mailbox {
             return;
         }
         inner.end = Some(end);
-        inner.tally.dropped += inner.values.len() as u64;
+        inner.tally.dropped += inner.values_waiting() as u64;
+        inner.batches = VecDeque::new();
         inner.values = ById::default();
         inner.order = VecDeque::new();
         inner.coverage = HashMap::new();
@@ -371,7 +460,7 @@ impl Mailbox {
     /// People whose value or coverage waits.
     pub fn len(&self) -> usize {
         let inner = self.lock();
-        inner.values.len() + inner.coverage.len() + inner.forget.len()
+        inner.values_waiting() + inner.coverage.len() + inner.forget.len()
     }
 
     /// Whether nothing about people waits.
@@ -396,6 +485,9 @@ impl Mailbox {
         if !inner.forget.is_empty() {
             return Some(take_coverage(&mut inner.forget));
         }
+        if !inner.batches.is_empty() {
+            return Some(inner.take_batches());
+        }
         if !inner.order.is_empty() {
             return Some(inner.take_values());
         }
@@ -412,7 +504,7 @@ impl Mailbox {
     /// Freshness as last told, to be repeated when nothing else is said; `None` while values wait.
     pub fn freshness(&self) -> Option<(Freshness, Position)> {
         let inner = self.lock();
-        (inner.order.is_empty() && !inner.ended).then(|| (inner.freshness.clone(), inner.delivered))
+        (inner.no_value_waits() && !inner.ended).then(|| (inner.freshness.clone(), inner.delivered))
     }
 
     /// What to send next. While nothing waits, whoever asked last is woken when something comes.
@@ -433,8 +525,52 @@ fn take_coverage(waiting: &mut HashMap<Upn, (Arc<str>, CoverageState, Timestamp)
 }
 
 impl Inner {
+    fn no_value_waits(&self) -> bool {
+        self.batches.is_empty() && self.order.is_empty()
+    }
+
+    fn values_waiting(&self) -> usize {
+        self.values.len() + self.batches.iter().map(|b| b.values.len()).sum::<usize>()
+    }
+
+    fn put_value(&mut self, name: NameId, delivery: Delivery, snapshot: bool) {
+        let waiting = Waiting { snapshot, delivery };
+        if self.values.insert(name, waiting).is_none() {
+            self.order.push_back(Item::Person(name));
+        } else {
+            self.tally.replaced += 1;
+        }
+    }
+
+    /// Something is to come between or behind what waits: everybody's value for itself.
+    fn unpack(&mut self) {
+        for batch in std::mem::take(&mut self.batches) {
+            for (name, delivery) in &batch.values {
+                self.put_value(*name, delivery.clone(), false);
+            }
+        }
+    }
+
+    /// As many of them as fit into one message.
+    fn take_batches(&mut self) -> Parcel {
+        let (mut some, mut people, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(batch) = self.batches.front() {
+            people += batch.values.len();
+            bytes += batch.bytes;
+            let full = people > MAX_PEOPLE_PER_MESSAGE || bytes > MAX_VALUE_BYTES;
+            if full && !some.is_empty() {
+                break;
+            }
+            some.extend(self.batches.pop_front());
+        }
+        if self.no_value_waits() {
+            self.delivered = self.latest;
+        }
+        Parcel::Batches(some, self.delivered)
+    }
+
     fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.no_value_waits()
             && self.forget.is_empty()
             && self.coverage.is_empty()
             && self.status.is_none()
@@ -443,6 +579,9 @@ impl Inner {
 
     /// Gives back what a long list has taken: most of the time nothing waits.
     fn give_back(&mut self) {
+        if self.batches.capacity() > ROOM_KEPT {
+            self.batches = VecDeque::new();
+        }
         if self.values.capacity().max(self.order.capacity()) > ROOM_KEPT {
             (self.values, self.order) = (ById::default(), VecDeque::new());
         }
@@ -470,8 +609,7 @@ impl Inner {
                 kind = Some(waiting.snapshot);
             }
             if let Some(waiting) = self.values.remove(name) {
-                let status = waiting.delivery.value.presence.status_message.as_ref();
-                bytes += waiting.delivery.asked.len() + status.map_or(0, |s| s.len()) + 64;
+                bytes += waiting.delivery.bytes();
                 values.push(waiting.delivery);
             }
             self.order.pop_front();
@@ -548,6 +686,98 @@ mod tests {
         });
         m.put_value(name(2), delivery(2, 12), false);
         assert_eq!(m.take_tally(), tally(0, 1));
+    }
+
+    fn batch(people: std::ops::Range<u64>, sequence: u64) -> Vec<Arc<Batch>> {
+        Batch::of(people.map(|n| (name(n), delivery(n, sequence))).collect())
+    }
+
+    /// What a message with values holds: person and sequence, and where the suite may resume.
+    fn taken(m: &Mailbox) -> Option<(Vec<(UserId, u64)>, u64)> {
+        match m.take()?.unpacked() {
+            Parcel::Values {
+                values, position, ..
+            } => {
+                let held = |v: &Delivery| (v.value.user, v.value.sequence.0);
+                Some((values.iter().map(held).collect(), position.sequence.0))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn people(people: impl IntoIterator<Item = (u64, u64)>) -> Vec<(UserId, u64)> {
+        let user = |n: u64| UserId(uuid::Uuid::from_u128(n.into()));
+        people.into_iter().map(|(n, s)| (user(n), s)).collect()
+    }
+
+    #[tokio::test]
+    async fn batches_of_one_answer_go_out_together_and_are_encoded_once() {
+        let (a, b) = (mailbox(), mailbox());
+        let (both, only_a) = (batch(0..3, 5), batch(3..4, 6));
+        a.put_batches(both.iter().chain(&only_a));
+        b.put_batches(&both);
+        let mut encoded = 0;
+        for m in [&a, &b] {
+            assert_eq!(m.advance(position(6)), Tally::default());
+            assert_eq!(m.freshness(), None, "values wait");
+            let Some(Parcel::Batches(batches, at)) = m.take() else {
+                panic!()
+            };
+            assert_eq!(at, position(6));
+            let shared = batches[0].encoded(|batch| {
+                encoded += 1;
+                assert_eq!(batch.values().len(), 3);
+                Bytes::from_static(b"three people")
+            });
+            assert_eq!(shared, "three people");
+            assert!(m.take().is_none() && m.is_empty());
+        }
+        assert_eq!(encoded, 1);
+    }
+
+    #[tokio::test]
+    async fn a_batch_nobody_took_is_replaced_person_by_person() {
+        let m = mailbox();
+        m.put_batches(&batch(0..3, 1));
+        assert_eq!(m.len(), 3);
+        m.put_batches(&batch(1..4, 2));
+        assert_eq!(m.advance(position(2)).replaced, 2);
+        assert_eq!(m.len(), 4);
+        let expected = people([(0, 1), (1, 2), (2, 2), (3, 2)]);
+        assert_eq!(taken(&m), Some((expected, 2)));
+        // Nobody is told of who is no longer watched; nothing of what waits is told after the end.
+        m.put_batches(&batch(0..3, 3));
+        m.drop_person(&upn(1), Some(name(1)));
+        m.advance(position(3));
+        assert_eq!(taken(&m), Some((people([(0, 3), (2, 3)]), 3)));
+        m.put_batches(&batch(0..3, 4));
+        m.end(End {
+            reason: EndReason::TooSlow,
+            reconnect_after: None,
+        });
+        assert_eq!(m.take_tally().dropped, 3);
+        assert!(matches!(m.take(), Some(Parcel::End(_))));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_for_one_message_may_be_resumed_only_behind_the_last() {
+        let m = mailbox();
+        let long = batch(0..600, 7);
+        m.put_batches(&long);
+        m.advance(position(7));
+        let (mut came, mut positions) = (Vec::new(), Vec::new());
+        while let Some((values, at)) = taken(&m) {
+            assert!(values.len() <= MAX_PEOPLE_PER_MESSAGE);
+            came.extend(values);
+            positions.push(at);
+        }
+        assert_eq!(came, people((0..600).map(|n| (n, 7))));
+        assert_eq!(positions, [0, 0, 7]);
+        // Several small ones are one message.
+        let small: Vec<_> = (0..4).flat_map(|n| batch(n * 50..n * 50 + 50, 8)).collect();
+        m.put_batches(&small);
+        assert_eq!(taken(&m).map(|(values, _)| values.len()), Some(200));
+        assert!(m.take().is_none());
     }
 
     #[tokio::test]

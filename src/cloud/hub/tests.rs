@@ -49,7 +49,8 @@ struct Held {
 impl Held {
     fn read(&mut self, mailbox: &Mailbox) {
         while let Some(parcel) = mailbox.take() {
-            match parcel {
+            match parcel.unpacked() {
+                Parcel::Batches(..) => unreachable!("unpacked"),
                 Parcel::Values {
                     values,
                     snapshot_complete,
@@ -365,7 +366,7 @@ async fn a_snapshot_of_people_known_already_is_complete_with_the_last_of_them() 
     watching(&mut hub, 3);
     let names: Vec<String> = (1..=3).map(name).collect();
     let second = hub.open(SuiteId::random(), 10, &names, None, &nobody, at(2));
-    let Some(Parcel::Status(..)) = second.mailbox.take() else {
+    let Some(Parcel::Status(..)) = second.mailbox.take().map(Parcel::unpacked) else {
         panic!()
     };
     let Some(Parcel::Values {
@@ -373,7 +374,7 @@ async fn a_snapshot_of_people_known_already_is_complete_with_the_last_of_them() 
         snapshot_complete,
         position,
         ..
-    }) = second.mailbox.take()
+    }) = second.mailbox.take().map(Parcel::unpacked)
     else {
         panic!()
     };
@@ -400,7 +401,8 @@ struct Suite {
 impl Suite {
     fn read(&mut self, mailbox: &Mailbox) {
         while let Some(parcel) = mailbox.take() {
-            match parcel {
+            match parcel.unpacked() {
+                Parcel::Batches(..) => unreachable!("unpacked"),
                 Parcel::Values {
                     values, position, ..
                 } => {

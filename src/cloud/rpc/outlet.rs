@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::clock::Clock;
-use crate::cloud::hub::mailbox::{Delivery, End, EndReason, Freshness, Mailbox, Parcel};
+use crate::cloud::hub::mailbox::{Batch, Delivery, End, EndReason, Freshness, Mailbox, Parcel};
 use crate::cloud::metrics::Metrics;
 use crate::model::Position;
+use crate::wire::down::{self, Response, WatchResponse};
 use crate::wire::{self, v1};
 
 /// What is said before anything in the mailbox.
@@ -88,9 +91,27 @@ impl Outlet {
     }
 
     /// As a message; `held` is what the suite was given before.
-    fn translate(&self, parcel: Parcel, held: Position) -> v1::watch_response::Response {
-        use v1::watch_response::Response;
+    fn translate(&self, parcel: Parcel, held: Position) -> Response {
         match parcel {
+            Parcel::Batches(batches, position) => {
+                let now = self.clock.now();
+                for batch in &batches {
+                    // What came with one answer has one moment.
+                    if let Some((_, first)) = batch.values().next() {
+                        let lag = first.value.changed_at.until(now);
+                        self.metrics.lag(lag, batch.values().len());
+                    }
+                }
+                let encode = |batch: &Batch| {
+                    down::people(batch.values().map(|(_, delivery)| presence(delivery)))
+                };
+                let people: SmallVec<[Bytes; 4]> = batches
+                    .iter()
+                    .map(|batch| batch.encoded(encode).clone())
+                    .collect();
+                let kind = v1::PresencesKind::Change;
+                down::presences(kind, &people, false, wire::position(position))
+            }
             Parcel::Values {
                 snapshot,
                 values,
@@ -114,12 +135,9 @@ impl Outlet {
                 } else {
                     v1::PresencesKind::Change
                 };
-                Response::Presences(v1::Presences {
-                    kind: kind as i32,
-                    presences: values.iter().map(presence).collect(),
-                    snapshot_complete,
-                    position: Some(wire::position(position)),
-                })
+                let people = down::people(values.iter().map(presence));
+                let position = wire::position(position);
+                down::presences(kind, &[people], snapshot_complete, position)
             }
             Parcel::Coverage(people) => Response::Coverage(v1::Coverage {
                 people: people
@@ -150,12 +168,12 @@ impl Outlet {
 }
 
 impl Stream for Outlet {
-    type Item = Result<v1::WatchResponse, Status>;
+    type Item = Result<WatchResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let said = |response| {
             let response = Some(response);
-            Poll::Ready(Some(Ok(v1::WatchResponse { response })))
+            Poll::Ready(Some(Ok(WatchResponse { response })))
         };
         let held = match std::mem::replace(&mut self.state, State::Ended) {
             State::Open(held) => held,
@@ -166,7 +184,7 @@ impl Stream for Outlet {
                 return match word {
                     Some(Ok(Word { opened, held })) => {
                         self.state = State::Open(held);
-                        said(v1::watch_response::Response::Opened(opened))
+                        said(Response::Opened(opened))
                     }
                     Some(Err(status)) => Poll::Ready(Some(Err(status))),
                     None => Poll::Ready(None),
@@ -190,7 +208,9 @@ impl Stream for Outlet {
         };
         self.state = match &parcel {
             Parcel::End(end) => State::Ends(farewell_of(end.reason).1),
-            Parcel::Values { position, .. } => State::Open(*position),
+            Parcel::Values { position, .. } | Parcel::Batches(_, position) => {
+                State::Open(*position)
+            }
             Parcel::Freshness(_, position) => {
                 let next = Instant::now() + self.every;
                 self.heartbeat.as_mut().reset(next);
@@ -203,9 +223,9 @@ impl Stream for Outlet {
 }
 
 /// The last message.
-fn farewell(end: End, held: Position) -> v1::watch_response::Response {
+fn farewell(end: End, held: Position) -> Response {
     let (reason, status) = farewell_of(end.reason);
-    v1::watch_response::Response::GoAway(v1::GoAway {
+    Response::GoAway(v1::GoAway {
         reason: reason as i32,
         detail: status.message().to_owned(),
         reconnect: end.reconnect_after.is_some(),
