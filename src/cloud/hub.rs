@@ -985,4 +985,6 @@ impl Stream {
 }
 
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod tests;

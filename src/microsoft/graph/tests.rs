@@ -525,6 +525,97 @@ proptest! {
     }
 }
 
+/// What becomes of one request of a batch.
+#[derive(Debug, Clone)]
+enum Fate {
+    /// Answered: of its names those whose bit is set, in this order.
+    Answered {
+        known: u32,
+        reversed: bool,
+    },
+    /// Answered with something nobody can use.
+    Refused(u16),
+    Garbled,
+    Forgotten,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        6 => (any::<u32>(), any::<bool>()).prop_map(|(known, reversed)| Fate::Answered { known, reversed }),
+        1 => prop::sample::select(vec![400_u16, 429, 503]).prop_map(Fate::Refused),
+        1 => Just(Fate::Garbled),
+        1 => Just(Fate::Forgotten),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn each_name_of_a_batch_gets_its_own_answer_whatever_becomes_of_the_others(
+        names in 1..90_u128,
+        fates in prop::collection::vec(fate(), 6),
+        turned in 0..6_usize,
+        noise in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let number = |name: &str| name[1..name.find('@').unwrap()].parse::<u128>().unwrap();
+        let told = fates.clone();
+        let (graph, _) = graph(move |_, body| {
+            let mut answers = Vec::new();
+            for (request, fate) in body["requests"].as_array().unwrap().iter().zip(&told) {
+                let (id, names) = (&request["id"], names_in(request["url"].as_str().unwrap()));
+                match fate {
+                    Fate::Answered { known, reversed } => {
+                        let mut users: Vec<Value> = names
+                            .iter()
+                            .enumerate()
+                            .filter(|(n, _)| known & (1 << n) != 0)
+                            .map(|(_, name)| json!({"id": person(number(name) + 1).to_string(), "userPrincipalName": name.to_uppercase()}))
+                            .collect();
+                        if *reversed {
+                            users.reverse();
+                        }
+                        if noise {
+                            // Nobody asked for these, or nobody can tell who they are.
+                            users.insert(0, json!({"id": person(9_999).to_string(), "userPrincipalName": "stranger@contoso.com"}));
+                            users.push(json!({"id": "no id", "userPrincipalName": names[0]}));
+                        }
+                        answers.push(inner(id, 200, &json!({"value": users})));
+                    }
+                    Fate::Refused(status) => answers.push(inner(id, *status, &json!({"error": {"code": "x"}}))),
+                    Fate::Garbled => answers.push(inner(id, 200, &Value::Null)),
+                    Fate::Forgotten => {}
+                }
+            }
+            let turns = turned % answers.len().max(1);
+            answers.rotate_left(turns);
+            if noise {
+                answers.push(inner(&json!("77"), 200, &json!({"value": []})));
+            }
+            ok(&json!({"responses": answers}))
+        });
+        let upns: Vec<Upn> = (0..names).map(|n| upn(&format!("u{n}@contoso.com"))).collect();
+        let lookup = runtime.block_on(graph.lookup(&token(), &upns)).unwrap();
+        let groups = groups(&upns);
+        prop_assert!(groups.len() <= fates.len());
+        let found: HashMap<&Upn, UserId> = lookup.found.iter().map(|(upn, id)| (upn, *id)).collect();
+        let failed: Vec<&Upn> = lookup.failed.iter().flat_map(|(upns, _)| upns).collect();
+        prop_assert_eq!(lookup.found.len() + lookup.not_found.len() + failed.len(), upns.len(), "each name once");
+        for (group, fate) in groups.iter().zip(&fates) {
+            for (n, upn) in group.upns.iter().enumerate() {
+                match fate {
+                    Fate::Answered { known, .. } if known & (1 << n) != 0 => {
+                        prop_assert_eq!(found.get(upn), Some(&person(number(upn.as_str()) + 1)));
+                    }
+                    Fate::Answered { .. } => prop_assert!(lookup.not_found.contains(upn)),
+                    _ => prop_assert!(failed.contains(&upn), "nothing is known of {:?}", upn.as_str()),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_microsoft_documents_goes_the_short_way() {
     let documented: Value = serde_json::from_str(include_str!(

@@ -1,0 +1,504 @@
+//! Mailboxes and watch lists beside the simplest models of them, through anything that may happen in any order.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::mailbox::{Batch, Delivery, End, EndReason, Mailbox, Parcel};
+use super::{LookupOutcome, Opened, TenantHub};
+use crate::cloud::directory::{LookupPace, NameId};
+use crate::cloud::state::Value;
+use crate::model::{
+    CoverageState, Epoch, Health, HealthState, Position, Presence, Sequence, SuiteId, Timestamp,
+    Upn, UserId,
+};
+
+fn upn(n: u8) -> Upn {
+    Upn::parse(&spelled(n)).unwrap()
+}
+
+fn spelled(n: u8) -> String {
+    format!("p{n}@contoso.example")
+}
+
+fn user(n: u8) -> UserId {
+    UserId(uuid::Uuid::from_u128(u128::from(n) + 1))
+}
+
+/// Something that happens to a mailbox.
+#[derive(Debug, Clone)]
+enum Post {
+    /// An answer concerns these people; whether it belongs to the snapshot.
+    Values(Vec<u8>, bool),
+    /// An answer concerns these people, and others.
+    Batches(Vec<Vec<u8>>),
+    Drop(u8),
+    SnapshotEnd,
+    Freshness,
+    Coverage(u8),
+    Take,
+    TakeAll,
+    End,
+}
+
+fn post() -> impl Strategy<Value = Post> {
+    let people = || vec(0..6_u8, 1..5);
+    prop_oneof![
+        4 => (people(), any::<bool>()).prop_map(|(people, snapshot)| Post::Values(people, snapshot)),
+        6 => vec(people(), 1..4).prop_map(Post::Batches),
+        2 => (0..6_u8).prop_map(Post::Drop),
+        1 => Just(Post::SnapshotEnd),
+        2 => Just(Post::Freshness),
+        1 => (0..6_u8).prop_map(Post::Coverage),
+        8 => Just(Post::Take),
+        2 => Just(Post::TakeAll),
+        1 => prop_oneof![9 => Just(Post::Take), 1 => Just(Post::End)],
+    ]
+}
+
+/// A mailbox as it should be: of everybody the newest value that was put in and not taken.
+#[derive(Default)]
+struct Waiting {
+    newest: BTreeMap<u8, u64>,
+    /// Who waited when the end of a snapshot was put in.
+    before_end: Vec<BTreeSet<u8>>,
+    put: u64,
+    taken: u64,
+    replaced: u64,
+    dropped: u64,
+}
+
+impl Waiting {
+    fn put(&mut self, n: u8, sequence: u64) {
+        self.put += 1;
+        self.replaced += u64::from(self.newest.insert(n, sequence).is_some());
+    }
+
+    fn drop(&mut self, n: u8) {
+        self.dropped += u64::from(self.newest.remove(&n).is_some());
+        self.no_longer_before_an_end(n);
+    }
+
+    fn no_longer_before_an_end(&mut self, n: u8) {
+        for end in &mut self.before_end {
+            end.remove(&n);
+        }
+    }
+
+    fn takes(&mut self, parcel: Parcel, latest: u64) -> Result<(), TestCaseError> {
+        match parcel.unpacked() {
+            Parcel::Values {
+                values,
+                position,
+                snapshot_complete,
+                ..
+            } => {
+                for delivery in values {
+                    let n = u8::try_from(delivery.value.user.0.as_u128() - 1).unwrap();
+                    let newest = self.newest.remove(&n);
+                    prop_assert_eq!(Some(delivery.value.sequence.0), newest, "of {}", n);
+                    self.taken += 1;
+                    self.no_longer_before_an_end(n);
+                }
+                if snapshot_complete {
+                    let end = self.before_end.remove(0);
+                    prop_assert!(end.is_empty(), "{:?} are behind the end", end);
+                }
+                self.may_resume_at(position, latest)?;
+            }
+            Parcel::Freshness(_, position) => {
+                prop_assert!(self.newest.is_empty(), "values are behind it");
+                self.may_resume_at(position, latest)?;
+            }
+            Parcel::Coverage(people) => prop_assert!(!people.is_empty()),
+            other => prop_assert!(matches!(other, Parcel::End(_)), "{:?}", other),
+        }
+        Ok(())
+    }
+
+    /// Whoever resumes there misses nothing that is still here.
+    fn may_resume_at(&self, position: Position, latest: u64) -> Result<(), TestCaseError> {
+        prop_assert!(position.sequence.0 <= latest);
+        let missed = self.newest.values().find(|s| **s <= position.sequence.0);
+        prop_assert_eq!(missed, None, "would be missed from {:?} on", position);
+        Ok(())
+    }
+}
+
+fn at(sequence: u64) -> Position {
+    Position {
+        epoch: Epoch(1),
+        sequence: Sequence(sequence),
+    }
+}
+
+fn delivery(n: u8, sequence: u64) -> Delivery {
+    Delivery {
+        asked: spelled(n).into(),
+        value: Arc::new(Value {
+            user: user(n),
+            presence: Presence::UNKNOWN.into(),
+            sequence: Sequence(sequence),
+            changed_at: Timestamp::default(),
+        }),
+        confirmed_at: Timestamp::default(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+
+    #[test]
+    fn a_mailbox_holds_the_newest_of_everybody_and_loses_nothing(posts in vec(post(), 1..60)) {
+        // Its clock is tokio's.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _inside = runtime.enter();
+        let mailbox = Mailbox::new(at(0));
+        mailbox.begin(at(0), at(0));
+        let (mut model, mut sequence, mut ended) = (Waiting::default(), 0, false);
+        let (mut replaced, mut dropped) = (0, 0);
+        for post in posts {
+            // As the hub does: what an answer has is put in, and then the run of changes has come that far.
+            let next = |sequence: &mut u64| { *sequence += 1; *sequence };
+            match post {
+                Post::Values(people, snapshot) => {
+                    let people: BTreeSet<u8> = people.into_iter().collect();
+                    let values: Vec<_> = people.into_iter().map(|n| (n, next(&mut sequence))).collect();
+                    mailbox.put_values(values.iter().map(|(n, s)| (NameId((*n).into()), delivery(*n, *s), snapshot)));
+                    if !ended {
+                        values.into_iter().for_each(|(n, s)| model.put(n, s));
+                    }
+                }
+                Post::Batches(groups) => {
+                    let mut seen = BTreeSet::new();
+                    let mut batches = Vec::new();
+                    for group in groups {
+                        let mut values = Vec::new();
+                        for n in group.into_iter().filter(|n| seen.insert(*n)) {
+                            let s = next(&mut sequence);
+                            values.push((NameId(n.into()), delivery(n, s)));
+                            if !ended {
+                                model.put(n, s);
+                            }
+                        }
+                        batches.extend(Batch::of(values));
+                    }
+                    mailbox.put_batches(&batches);
+                }
+                Post::Drop(n) => {
+                    mailbox.drop_person(&upn(n), Some(NameId(n.into())));
+                    model.drop(n);
+                }
+                Post::SnapshotEnd => {
+                    mailbox.put_snapshot_end();
+                    if !ended {
+                        model.before_end.push(model.newest.keys().copied().collect());
+                    }
+                }
+                Post::Freshness => mailbox.put_freshness(super::Freshness::default()),
+                Post::Coverage(n) => {
+                    mailbox.put_coverage(&upn(n), spelled(n).into(), CoverageState::Resolving, Timestamp::default());
+                }
+                Post::Take => if let Some(parcel) = mailbox.take() {
+                    model.takes(parcel, sequence)?;
+                },
+                Post::TakeAll => {
+                    while let Some(parcel) = mailbox.take() {
+                        model.takes(parcel, sequence)?;
+                    }
+                    prop_assert!(model.newest.is_empty() && model.before_end.is_empty());
+                }
+                Post::End => {
+                    mailbox.end(End { reason: EndReason::TooSlow, reconnect_after: None });
+                    model.dropped += u64::try_from(std::mem::take(&mut model.newest).len()).unwrap();
+                    model.before_end.clear();
+                    ended = true;
+                }
+            }
+            let tally = mailbox.advance(at(sequence));
+            replaced += tally.replaced;
+            dropped += tally.dropped;
+            let waiting = u64::try_from(model.newest.len()).unwrap();
+            prop_assert_eq!((replaced, dropped), (model.replaced, model.dropped));
+            prop_assert_eq!(model.put, model.taken + replaced + dropped + waiting, "each value is somewhere");
+            prop_assert!(mailbox.len() >= model.newest.len());
+            let nothing_waits = model.newest.is_empty() && model.before_end.is_empty();
+            prop_assert!(mailbox.freshness().is_none() || nothing_waits, "what waits passes for confirmed");
+        }
+    }
+}
+
+const PEOPLE: u8 = 5;
+const SUITES: usize = 3;
+const WORDS: [&str; 4] = ["Available", "Busy", "Away", "DoNotDisturb"];
+
+/// Something that happens to a tenant.
+#[derive(Debug, Clone)]
+enum Happening {
+    Add(usize, Vec<u8>),
+    Remove(usize, Vec<u8>),
+    Replace(usize, Vec<u8>),
+    /// The suite takes so many messages.
+    Hears(usize, usize),
+    /// The stream breaks; what was not taken is lost. The suite comes back at once, and says what it has.
+    Breaks(usize),
+    /// The same, while another process has taken over: a run of changes that is not the one the suite knows.
+    ForgetsItsPlace(usize),
+    /// Microsoft answers a reading: of each person a word, or nothing.
+    Answers([Option<u8>; PEOPLE as usize]),
+    /// Names are looked up; whose they are now.
+    LookedUp([Option<u8>; PEOPLE as usize]),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let suite = || 0..SUITES;
+    let people = || vec(0..PEOPLE, 0..4);
+    prop_oneof![
+        2 => (suite(), people()).prop_map(|(s, p)| Happening::Add(s, p)),
+        2 => (suite(), people()).prop_map(|(s, p)| Happening::Remove(s, p)),
+        1 => (suite(), people()).prop_map(|(s, p)| Happening::Replace(s, p)),
+        4 => (suite(), 1..4_usize).prop_map(|(s, n)| Happening::Hears(s, n)),
+        2 => suite().prop_map(Happening::Breaks),
+        1 => suite().prop_map(Happening::ForgetsItsPlace),
+        5 => proptest::array::uniform5(proptest::option::weighted(0.9, 0..4_u8)).prop_map(Happening::Answers),
+        3 => proptest::array::uniform5(proptest::option::weighted(0.8, 0..PEOPLE)).prop_map(Happening::LookedUp),
+    ]
+}
+
+/// A suite as the contract wants it: forgets by coverage and by no longer watching, keeps the newest.
+struct Suite {
+    id: SuiteId,
+    /// It writes some names in capital letters.
+    shouts: bool,
+    opened: Opened,
+    watched: BTreeSet<u8>,
+    values: BTreeMap<u8, (String, u64)>,
+    /// As told last. Of somebody who is being looked up an old value is held, and not shown as it is now.
+    coverage: BTreeMap<u8, CoverageState>,
+    position: Option<Position>,
+    complete: bool,
+}
+
+impl Suite {
+    fn new(hub: &mut TenantHub, shouts: bool, watched: BTreeSet<u8>) -> Self {
+        let id = SuiteId::random();
+        let list: Vec<String> = watched.iter().map(|n| written(*n, shouts)).collect();
+        Self {
+            id,
+            shouts,
+            opened: hub.open(id, 50, &list, None, &|_| None, now()),
+            watched,
+            values: BTreeMap::new(),
+            coverage: BTreeMap::new(),
+            position: None,
+            complete: false,
+        }
+    }
+
+    /// What it shows as it is now.
+    fn words(&self) -> BTreeMap<u8, &str> {
+        let looked_up = |n: &u8| self.coverage.get(n) != Some(&CoverageState::Resolving);
+        let values = self.values.iter().filter(|(n, _)| looked_up(n));
+        values.map(|(n, (word, _))| (*n, word.as_str())).collect()
+    }
+
+    fn names<'a>(&self, people: impl IntoIterator<Item = &'a u8>) -> Vec<String> {
+        let names = people.into_iter().map(|n| written(*n, self.shouts));
+        names.collect()
+    }
+
+    fn hears(&mut self, parcel: Parcel) -> Result<(), TestCaseError> {
+        let shouts = self.shouts;
+        let who = |asked: &str| (0..PEOPLE).find(|n| written(*n, shouts) == asked);
+        match parcel.unpacked() {
+            Parcel::Values {
+                values,
+                position,
+                snapshot_complete,
+                ..
+            } => {
+                for value in values {
+                    let n = who(&value.asked).unwrap();
+                    prop_assert!(self.watched.contains(&n), "nobody asked for {}", n);
+                    let sequence = value.value.sequence.0;
+                    if self.values.get(&n).is_none_or(|(_, held)| *held < sequence) {
+                        let word = value.value.presence.availability.as_str().to_owned();
+                        self.values.insert(n, (word, sequence));
+                    }
+                }
+                self.complete |= snapshot_complete;
+                self.position = Some(position);
+            }
+            Parcel::Freshness(_, position) => self.position = Some(position),
+            Parcel::Coverage(people) => {
+                for (asked, state, _) in people {
+                    let n = who(&asked).unwrap();
+                    self.coverage.insert(n, state);
+                    if state == CoverageState::NotFound {
+                        self.values.remove(&n);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hears_all(&mut self) -> Result<(), TestCaseError> {
+        while let Some(parcel) = self.opened.mailbox.take() {
+            self.hears(parcel)?;
+        }
+        Ok(())
+    }
+}
+
+fn written(n: u8, shouts: bool) -> String {
+    if shouts && n.is_multiple_of(2) {
+        spelled(n).to_uppercase()
+    } else {
+        spelled(n)
+    }
+}
+
+/// A tenant as it should be: whose each name is, and what each account shows.
+#[derive(Default)]
+struct Tenant {
+    names: BTreeMap<u8, Option<UserId>>,
+    shows: HashMap<UserId, String>,
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_secs(1_800_000_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_500) })]
+
+    #[test]
+    fn suites_that_come_and_go_and_resume_know_what_is_so(happenings in vec(happening(), 1..50)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _inside = runtime.enter();
+        let health = Health { state: HealthState::Connected, cause: None, since: now() };
+        let mut hub = TenantHub::new(Epoch(1), LookupPace::default(), health);
+        let mut tenant = Tenant::default();
+        let nobody = |_: &Upn| None;
+        let mut suites: Vec<Suite> = (0..SUITES).map(|n| Suite::new(&mut hub, n == 0, BTreeSet::new())).collect();
+        for happening in happenings {
+            match happening {
+                Happening::Add(s, people) => {
+                    hub.add(suites[s].opened.id, &suites[s].names(&people), &nobody, now());
+                    suites[s].watched.extend(people);
+                }
+                Happening::Remove(s, people) => {
+                    hub.remove(suites[s].opened.id, &suites[s].names(&people), &nobody, now());
+                    for n in people {
+                        suites[s].watched.remove(&n);
+                        suites[s].values.remove(&n);
+                    }
+                }
+                Happening::Replace(s, people) => {
+                    hub.replace(suites[s].opened.id, &suites[s].names(&people), &nobody, now());
+                    suites[s].watched = people.into_iter().collect();
+                    let watched = suites[s].watched.clone();
+                    suites[s].values.retain(|n, _| watched.contains(n));
+                }
+                Happening::Hears(s, messages) => {
+                    for _ in 0..messages {
+                        let Some(parcel) = suites[s].opened.mailbox.take() else { break };
+                        suites[s].hears(parcel)?;
+                    }
+                }
+                Happening::Breaks(s) | Happening::ForgetsItsPlace(s) => {
+                    let forgets = matches!(happening, Happening::ForgetsItsPlace(_));
+                    let suite = &mut suites[s];
+                    hub.close(suite.opened.id, &nobody, now());
+                    // Before its snapshot was complete it has no place to come back to; people added since hold no value of it.
+                    let place = suite.position.filter(|_| suite.complete);
+                    let place = place.map(|place| if forgets { Position { epoch: Epoch(2), ..place } } else { place });
+                    let held = if place.is_some() { suite.values.keys().copied().collect() } else { BTreeSet::new() };
+                    let of = |n: &u8| tenant.names.get(n).copied().flatten().map(|user| (user, now()));
+                    let known = |upn: &Upn| (0..PEOPLE).find(|n| spelled(*n) == upn.as_str()).and_then(|n| of(&n));
+                    // A resumed stream names whom it holds values of; the others are added.
+                    let (resumed, rest): (Vec<u8>, Vec<u8>) = suite.watched.iter().partition(|n| held.contains(*n));
+                    let list = if place.is_some() { suite.names(&resumed) } else { suite.names(&suite.watched) };
+                    suite.opened = hub.open(suite.id, 50, &list, place, &known, now());
+                    // Each stream tells anew who is not monitored.
+                    suite.coverage.clear();
+                    prop_assert_eq!(suite.opened.resumed, place.is_some() && !forgets);
+                    if !suite.opened.resumed {
+                        suite.values.clear();
+                        suite.complete = false;
+                        suite.position = None;
+                    }
+                    if place.is_some() {
+                        hub.add(suite.opened.id, &suite.names(&rest), &known, now());
+                    }
+                }
+                Happening::Answers(words) => {
+                    let asked = hub.to_read(now(), false);
+                    let mut answer = HashMap::new();
+                    for user in &asked {
+                        let n = usize::try_from(user.0.as_u128() - 1).unwrap();
+                        if let Some(word) = words[n] {
+                            let word = WORDS[usize::from(word)];
+                            answer.insert(*user, Presence::from_microsoft(Some(word), Some(word)));
+                            tenant.shows.insert(*user, word.to_owned());
+                        }
+                    }
+                    // Somebody who is left out again and again becomes unknown; here everybody answers in the end.
+                    let answered: Vec<UserId> = asked.iter().copied().filter(|user| answer.contains_key(user)).collect();
+                    hub.apply_readings(&answered, answer, now(), now());
+                    hub.finish_sweep(now(), now());
+                }
+                Happening::LookedUp(whose) => {
+                    let mut outcome = LookupOutcome::default();
+                    for n in 0..PEOPLE {
+                        match whose[usize::from(n)] {
+                            Some(m) => outcome.found.push((upn(n), user(m))),
+                            None => outcome.not_found.push(upn(n)),
+                        }
+                        tenant.names.insert(n, whose[usize::from(n)].map(user));
+                    }
+                    hub.apply_lookup(outcome, now());
+                }
+            }
+            let watched: BTreeSet<u8> = suites.iter().flat_map(|suite| suite.watched.iter().copied()).collect();
+            prop_assert_eq!(hub.count().watched, watched.len());
+            prop_assert_eq!(hub.streams(), SUITES);
+        }
+        // Whoever came back and was told what changed meanwhile knows what a newcomer is told.
+        for suite in &mut suites {
+            let mut newcomer = Suite::new(&mut hub, suite.shouts, suite.watched.clone());
+            suite.hears_all()?;
+            newcomer.hears_all()?;
+            prop_assert_eq!(suite.words(), newcomer.words());
+            hub.close(newcomer.opened.id, &nobody, now());
+        }
+        // Everything is looked up and read once more: then every suite knows exactly what is so.
+        let outcome = LookupOutcome {
+            found: (0..PEOPLE).map(|n| (upn(n), user(n))).collect(),
+            ..LookupOutcome::default()
+        };
+        hub.apply_lookup(outcome, now());
+        let asked = hub.to_read(now(), false);
+        let watched: BTreeSet<u8> = suites.iter().flat_map(|suite| suite.watched.iter().copied()).collect();
+        let expected: BTreeSet<UserId> = watched.iter().map(|n| user(*n)).collect();
+        prop_assert_eq!(asked.iter().copied().collect::<BTreeSet<_>>(), expected, "exactly those watched are read");
+        let shown = |user: &UserId| WORDS[usize::try_from(user.0.as_u128() % 3).unwrap()];
+        let answer = asked.iter().map(|user| (*user, Presence::from_microsoft(Some(shown(user)), Some(shown(user)))));
+        hub.apply_readings(&asked, answer.collect(), now(), now());
+        hub.finish_sweep(now(), now());
+        for suite in &mut suites {
+            suite.hears_all()?;
+            let so: BTreeMap<u8, &str> = suite.watched.iter().map(|n| (*n, shown(&user(*n)))).collect();
+            prop_assert_eq!(suite.words(), so);
+        }
+        for suite in &suites {
+            hub.close(suite.opened.id, &nobody, now());
+        }
+        prop_assert_eq!((hub.count().watched, hub.streams()), (0, 0));
+        prop_assert!(hub.to_read(now(), false).is_empty());
+    }
+}
