@@ -168,7 +168,9 @@ proptest! {
                     let values: Vec<_> = people.into_iter().map(|n| (n, next(&mut sequence))).collect();
                     mailbox.put_values(values.iter().map(|(n, s)| (NameId((*n).into()), delivery(*n, *s), snapshot)));
                     if !ended {
-                        values.into_iter().for_each(|(n, s)| model.put(n, s));
+                        for (n, s) in values {
+                            model.put(n, s);
+                        }
                     }
                 }
                 Post::Batches(groups) => {
