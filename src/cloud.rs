@@ -107,9 +107,9 @@ pub enum BuildError {
     /// TLS of a listener.
     #[error("TLS of a listener cannot be set up")]
     Tls(#[from] TlsSetupError),
-    /// The listener.
-    #[error("cannot listen on {0}")]
-    Listen(SocketAddr, #[source] std::io::Error),
+    /// A listener: its section of the configuration, and where.
+    #[error("cannot listen on {1}, the address in [{0}]")]
+    Listen(&'static str, SocketAddr, #[source] std::io::Error),
 }
 
 /// What is injected: time, randomness, outside HTTP. Design decision 15.
@@ -274,10 +274,11 @@ pub fn receivers(
                 secret,
                 extra_roots,
             } => {
-                let secret = read_secret_file(secret)?;
+                let read = |file| read_secret_file(file).map_err(|e| bad(tokens::chain(&e)));
+                let secret = read(secret)?;
                 let url = match url {
                     WebhookUrl::Given(url) => url.clone(),
-                    WebhookUrl::File(file) => read_secret_file(file)?,
+                    WebhookUrl::File(file) => read(file)?,
                 };
                 let address =
                     webhook_url(url.expose()).map_err(|why| bad(format!("its address {why}")))?;
@@ -286,7 +287,9 @@ pub fn receivers(
                 });
                 let transport = ReqwestTransport::new(&[address], roots.transpose()?.as_deref())?;
                 let (name, pages) = (name.clone(), pages.clone());
-                Receiver::webhook(name, one.least, Arc::new(transport), url, &secret, pages)
+                let transport = Arc::new(transport);
+                Receiver::webhook(name, one.least, transport, url, &secret, pages)
+                    .map_err(|why| bad(why.into()))?
             }
             WayConfig::Mail { to } => {
                 let mailer =
@@ -311,7 +314,7 @@ struct Bound {
 
 impl Bound {
     async fn new(name: &'static str, config: &ListenerConfig) -> Result<Self, BuildError> {
-        let failed = |e| BuildError::Listen(config.listen, e);
+        let failed = |e| BuildError::Listen(name, config.listen, e);
         let tls = config.tls.as_ref().map(Tls::new).transpose()?;
         let socket = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;

@@ -280,6 +280,12 @@ fn provider(settings: &TraceSettings) -> Result<SdkTracerProvider, TraceSetupErr
         .build())
 }
 
+/// What is wrong with a filter of log lines, such as `info,presence_bridge=debug`; `None` for nothing.
+pub fn filter_problem(filter: &str) -> Option<String> {
+    let parsed = EnvFilter::builder().parse(filter);
+    parsed.err().map(|e| e.to_string())
+}
+
 /// Waits for Ctrl-C or, on Unix, SIGTERM.
 pub async fn interrupted() {
     #[cfg(unix)]

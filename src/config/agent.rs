@@ -69,7 +69,7 @@ impl AgentConfig {
             &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             LogFormat::Text,
         );
-        let log_filter = s.text_or("filter", "warn");
+        let log_filter = s.log_filter_or("filter", "warn");
         loader.finish()?;
         Ok(Self {
             state_dir,

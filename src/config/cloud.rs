@@ -154,6 +154,12 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// Whether two listeners could not be at these addresses at the same time. Port 0 is any that is free.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let everywhere = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || everywhere)
+}
+
 /// An address as browsers write it, without a path.
 fn must_be_origin(loader: &mut Loader, key: &str, url: &Url) {
     if url.scheme() != "https" && !is_loopback(url) {
@@ -488,9 +494,27 @@ impl CloudConfig {
             &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             LogFormat::Text,
         );
-        let log_filter = s.text_or("filter", "info");
+        let log_filter = s.log_filter_or("filter", "info");
 
         let traces = traces(&mut loader);
+
+        let listeners = [
+            ("grpc.listen", Some(grpc.listen)),
+            ("web.listen", web.as_ref().map(|web| web.listener.listen)),
+            ("operators.listen", Some(operators.listener.listen)),
+        ];
+        for (n, (key, listen)) in listeners.iter().enumerate() {
+            for (other, taken) in &listeners[..n] {
+                if let (Some(listen), Some(taken)) = (listen, taken)
+                    && collide(*listen, *taken)
+                {
+                    loader.problem(
+                        key,
+                        format!("{listen} is the address of {other} already; each listener needs a port of its own"),
+                    );
+                }
+            }
+        }
 
         loader.finish()?;
         Ok(Self {
@@ -603,6 +627,30 @@ mod tests {
                 "{expected} is missing in:\n{problems}"
             );
         }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_twice_and_a_filter_that_is_none_are_told() {
+        let least = "[microsoft]\nclient_id = \"5eed0000-0000-4000-8000-000000000001\"\nclient_secret_file = \"s\"\n";
+        for (more, told) in [
+            (
+                "[web]\nlisten = \"127.0.0.1:8443\"\n",
+                "web.listen: 127.0.0.1:8443 is the address of grpc.listen",
+            ),
+            (
+                "[grpc]\nlisten = \"0.0.0.0:9000\"\n[operators]\nlisten = \"127.0.0.1:9000\"\n",
+                "operators.listen: 127.0.0.1:9000 is the address of grpc.listen",
+            ),
+            (
+                "[log]\nfilter = \"inof=,,=\"\n",
+                "log.filter: \"inof=,,=\" is no filter",
+            ),
+        ] {
+            let refused = parse(&format!("{least}{more}")).unwrap_err();
+            assert!(refused.contains(told), "{refused}");
+        }
+        let fine = "[grpc]\nlisten = \"127.0.0.1:0\"\n[operators]\nlisten = \"127.0.0.1:0\"\n[log]\nfilter = \"info,presence_bridge=debug\"\n";
+        parse(&format!("{least}{fine}")).unwrap();
     }
 
     #[test]

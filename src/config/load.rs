@@ -364,6 +364,18 @@ impl Section<'_> {
         self.parsed(key, "a text", |text| Some(text.to_owned()))
     }
 
+    /// A filter of log lines.
+    pub fn log_filter_or(&mut self, key: &str, default: &str) -> String {
+        let filter = self.text_or(key, default);
+        if let Some(why) = crate::telemetry::filter_problem(&filter) {
+            self.problem(
+                key,
+                format!("{filter:?} is no filter ({why}); write a level such as info, or info,presence_bridge=debug"),
+            );
+        }
+        filter
+    }
+
     /// A text.
     pub fn text_or(&mut self, key: &str, default: &str) -> String {
         self.text(key).unwrap_or_else(|| default.to_owned())

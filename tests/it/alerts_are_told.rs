@@ -806,7 +806,7 @@ async fn a_signature_of_somebody_else_is_not_taken() {
     let mut hook = Hook::new(folder.path());
     hook.start();
     let secret = folder.path().join("other");
-    std::fs::write(&secret, "another secret").unwrap();
+    std::fs::write(&secret, "quite another secret").unwrap();
     let url = Url::parse(&hook.url()).unwrap();
     let transport = Arc::new(ReqwestTransport::new(std::slice::from_ref(&url), None).unwrap());
     let receiver = |secret: &str| {
@@ -818,9 +818,13 @@ async fn a_signature_of_somebody_else_is_not_taken() {
             &Secret::new(secret),
             url.clone(),
         )
+        .unwrap()
     };
     let now = Timestamp::from_secs(1_800_000_000);
-    let refused = receiver("another secret").test(now).await.unwrap_err();
+    let refused = receiver("quite another secret")
+        .test(now)
+        .await
+        .unwrap_err();
     assert!(refused.to_string().starts_with("it answers "), "{refused}");
     assert!(hook.taken().is_empty());
     receiver(SECRET).test(now).await.unwrap();

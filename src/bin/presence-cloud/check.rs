@@ -70,7 +70,9 @@ pub async fn check(path: &Path, config: CloudConfig, offline: bool) -> anyhow::R
         config.poll.interval
     ));
     well &= check_pages(&config).await;
-    well &= check_operators(&config.operators, offline).await;
+    let operators = &config.operators;
+    well &= check_port("the operators' port", operators.listener.listen).await;
+    well &= check_operators(operators, offline).await;
     well &= check_receivers(&config);
     let tenants = match &store {
         Some(store) => store.tenants().await?,

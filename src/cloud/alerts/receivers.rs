@@ -41,6 +41,9 @@ pub enum DeliveryError {
     Invalid,
 }
 
+/// Shortest secret that is taken, in bytes.
+const SHORTEST_SECRET: usize = 16;
+
 /// Signs what is sent to one webhook.
 struct Signer {
     /// As [Standard Webhooks](https://www.standardwebhooks.com) say: id, time and body.
@@ -50,17 +53,24 @@ struct Signer {
 }
 
 impl Signer {
-    fn new(secret: &Secret) -> Self {
+    /// Why nobody could verify what is signed with this secret, if so.
+    fn new(secret: &Secret) -> Result<Self, &'static str> {
         let text = secret.expose();
         // Tools of Standard Webhooks write their secrets so; anything else is taken as it is.
-        let decoded = text
-            .strip_prefix("whsec_")
-            .and_then(|s| STANDARD.decode(s).ok());
+        let decoded = text.strip_prefix("whsec_").map(|s| STANDARD.decode(s));
+        let decoded = decoded.transpose().map_err(
+            |_| "its secret begins with whsec_, but what follows is not base64: copy all of it",
+        )?;
         let standard = decoded.as_deref().unwrap_or(text.as_bytes());
-        Self {
+        if standard.len() < SHORTEST_SECRET {
+            return Err(
+                "its secret is shorter than 16 bytes, which can be guessed; make one: openssl rand -base64 32",
+            );
+        }
+        Ok(Self {
             standard: hmac::Key::new(hmac::HMAC_SHA256, standard),
             body: hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes()),
-        }
+        })
     }
 
     fn headers(&self, id: &str, at: i64, body: &[u8]) -> [(&'static str, String); 4] {
@@ -115,16 +125,16 @@ impl Receiver {
         url: Secret,
         secret: &Secret,
         pages: Url,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, &'static str> {
+        Ok(Self {
             addressee: Addressee { name, least },
             way: Way::Webhook {
                 transport,
                 url,
-                signer: Box::new(Signer::new(secret)),
+                signer: Box::new(Signer::new(secret)?),
             },
             pages,
-        }
+        })
     }
 
     /// By mail.
@@ -299,7 +309,7 @@ mod tests {
     #[test]
     fn signatures_are_those_of_the_published_examples() {
         // Example of the Standard Webhooks specification.
-        let signer = Signer::new(&Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
+        let signer = Signer::new(&Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")).unwrap();
         let headers = signer.headers(
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
             1_614_265_330,
@@ -310,11 +320,23 @@ mod tests {
             "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
         );
         // Example of GitHub's documentation.
-        let signer = Signer::new(&Secret::new("It's a Secret to Everybody"));
+        let signer = Signer::new(&Secret::new("It's a Secret to Everybody")).unwrap();
         let headers = signer.headers("1", 1, b"Hello, World!");
         assert_eq!(
             headers[3].1,
             "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
         );
+    }
+
+    #[test]
+    fn a_secret_nobody_could_use_or_anybody_could_guess_is_refused() {
+        for (secret, why) in [
+            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS", "not base64"),
+            ("whsec_c2hvcnQ=", "shorter than 16"),
+            ("short", "shorter than 16"),
+        ] {
+            let refused = Signer::new(&Secret::new(secret)).err();
+            assert!(refused.is_some_and(|e| e.contains(why)), "{secret}");
+        }
     }
 }
