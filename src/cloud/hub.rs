@@ -341,7 +341,8 @@ impl TenantHub {
         }
         self.watch(id, names, None, known, now);
         self.settle_snapshot(id);
-        self.fill_up(suite, known, now);
+        // Full as before, perhaps, but of others: somebody waits on another stream for whom there is a place now.
+        self.let_in(suite, known, now);
         self.tell_freshness(Some(id));
     }
 
@@ -500,8 +501,18 @@ impl TenantHub {
         }
     }
 
-    /// There is room on a suite's plan again: whoever waits for it on any of its streams is watched.
+    /// There may be room on a suite's plan again: then whoever waits for it on any of its streams is watched.
     fn fill_up(&mut self, suite: SuiteId, known: Known<'_>, now: Timestamp) {
+        let people = self.suites.get(&suite).map_or(0, |suite| suite.people);
+        let mut streams = self.streams.values().filter(|s| s.suite == suite);
+        if streams.any(|stream| stream.over_plan.len() > 0 && people < stream.max_watched) {
+            self.let_in(suite, known, now);
+        }
+    }
+
+    /// Whoever waits for a place on a suite's plan is watched as far as there is room, and if the suite watches that person on another
+    /// stream, which takes none.
+    fn let_in(&mut self, suite: SuiteId, known: Known<'_>, now: Timestamp) {
         let mut waiting: Vec<StreamId> = self
             .streams
             .iter()
@@ -510,14 +521,6 @@ impl TenantHub {
             .collect();
         waiting.sort_unstable();
         let people = |hub: &Self| hub.suites.get(&suite).map_or(0, |suite| suite.people);
-        let watched = people(self);
-        if !waiting
-            .iter()
-            .filter_map(|id| self.streams.get(id))
-            .any(|stream| watched < stream.max_watched)
-        {
-            return;
-        }
         for id in waiting {
             let Some(stream) = self.streams.get(&id) else {
                 continue;
@@ -986,5 +989,7 @@ impl Stream {
 
 #[cfg(test)]
 mod models;
+#[cfg(test)]
+mod plans;
 #[cfg(test)]
 mod tests;

@@ -585,3 +585,21 @@ fn a_long_list_beyond_the_plan_costs_no_more_than_a_short_one() {
     }
     assert_eq!(hub.count().watched, 0);
 }
+
+#[tokio::test]
+async fn who_comes_onto_the_plan_by_another_list_is_watched_wherever_the_suite_waits_for_him() {
+    let mut hub = hub();
+    let suite = SuiteId::random();
+    let one = hub.open(suite, 2, &[name(1), name(2)], None, &nobody, at(0));
+    let two = hub.open(suite, 2, &[name(3)], None, &nobody, at(0));
+    assert_eq!(
+        Held::of(&two.mailbox).coverage[&name(3)],
+        CoverageState::OverPlan
+    );
+    // The plan is as full as before.
+    hub.replace(one.id, &[name(2), name(3)], &nobody, at(1));
+    assert_eq!(
+        Held::of(&two.mailbox).coverage[&name(3)],
+        CoverageState::Resolving
+    );
+}

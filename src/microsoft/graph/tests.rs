@@ -10,6 +10,8 @@ use super::super::error::Recovery;
 use super::super::transport::RouterTransport;
 use super::*;
 
+mod matching;
+
 type Seen = Arc<Mutex<Vec<(Parts, Value)>>>;
 
 /// A Graph that answers as told, and what it was asked.
