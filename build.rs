@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "crate::wire::down::WatchResponse",
         )
         .extern_path(".presence.bridge.v1", "crate::wire::v1")
+        .codec_path("crate::wire::down::SmallBuffers")
         .out_dir(down)
         .compile_fds(set)?;
     println!("cargo:rerun-if-changed=proto");

@@ -104,7 +104,7 @@ table! {
         "Readings that differ from the value before.";
     // --- streams
     LAG = "presence_cloud_change_lag_seconds", Kind::Histogram(CALLS), [],
-        "Time from the request that brought a change to handing it to a stream, for each stream.";
+        "Time from the request that brought changes to handing the message with them to a stream: of the oldest in each message.";
     REPLACED = "presence_cloud_mailbox_replaced_total", Kind::Counter, [],
         "Values that waited in a mailbox and were replaced by a newer one.";
     DROPPED = "presence_cloud_mailbox_dropped_total", Kind::Counter, [],
@@ -605,9 +605,9 @@ impl Metrics {
         }
     }
 
-    /// So many changes of one moment are handed to a stream.
-    pub fn lag(&self, lag: Duration, changes: usize) {
-        self.lag.record_many(lag, changes);
+    /// A message with changes is handed to a stream; the oldest of them has waited so long.
+    pub fn lag(&self, lag: Duration) {
+        self.lag.record(lag);
     }
 
     /// A stream has begun.

@@ -1,10 +1,50 @@
 //! Messages down as the server sends them: on the wire the same as [`v1::WatchResponse`], but the people in them are encoded already, so
 //! that what many streams are told is encoded once.
 
+use std::marker::PhantomData;
+
 use bytes::{Bytes, BytesMut};
 use prost::encoding;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::ProstCodec;
 
 use super::v1;
+
+/// Bytes a stream sets aside for a message up and one down: most of the time nothing happens on it, and thousands are open. What is
+/// longer takes what it needs.
+const SET_ASIDE: usize = 1 << 10;
+
+/// Bytes of messages that go out together, as by default.
+const TOGETHER: usize = 32 << 10;
+
+/// As [`ProstCodec`], but it sets little memory aside.
+#[derive(Debug, Clone)]
+pub struct SmallBuffers<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for SmallBuffers<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for SmallBuffers<T, U>
+where
+    T: prost::Message + Send + 'static,
+    U: prost::Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = <ProstCodec<T, U> as Codec>::Encoder;
+    type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(SET_ASIDE, TOGETHER))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(SET_ASIDE, TOGETHER))
+    }
+}
 
 /// The server of streams, generated with [`WatchResponse`].
 #[expect(

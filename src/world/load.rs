@@ -370,6 +370,7 @@ impl Load {
         let cpu_before = (self.cpu(), self.own_cpu());
         let resident_before = self.resident();
         let (mut resident_most, mut ages) = (resident_before, Spread::default());
+        let mut resident_after_a_minute = None;
         let began = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -398,7 +399,11 @@ impl Load {
                 let sample = self.sample().await?;
                 ages.merge(&sample.ages);
                 report.most_stale = report.most_stale.max(self.watched - sample.fresh);
-                resident_most = resident_most.max(self.resident());
+                let resident = self.resident();
+                resident_most = resident_most.max(resident);
+                if resident_after_a_minute.is_none() && began.elapsed() >= Duration::from_mins(1) {
+                    resident_after_a_minute = resident;
+                }
                 progress.say(&format!(
                     "{} of {}: {made} changes, {} of {} values fresh",
                     age(began.elapsed()),
@@ -422,6 +427,7 @@ impl Load {
                 pid,
                 cpu_seconds,
                 resident_before,
+                resident_after_a_minute,
                 resident_most: resident_most.unwrap_or(resident_before),
                 resident_after: self.resident().unwrap_or(resident_before),
             },

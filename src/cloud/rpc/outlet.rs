@@ -23,13 +23,16 @@ use crate::model::Position;
 use crate::wire::down::{self, Response, WatchResponse};
 use crate::wire::{self, v1};
 
-/// What is said before anything in the mailbox.
-pub(super) struct Word {
-    /// The stream is open.
-    pub opened: v1::Opened,
-    /// What the suite holds already: where it may resume as long as it gets nothing.
-    pub held: Position,
+/// What is said besides what is in the mailbox.
+pub(super) enum Word {
+    /// The stream is open; and what the suite holds already: where it may resume as long as it gets nothing.
+    Opened(v1::Opened, Position),
+    /// Why the stream ends.
+    Ends(Status),
 }
+
+/// A word on its way. In a box, because a channel sets room for thirty-two of them aside.
+pub(super) type Words = mpsc::Sender<Box<Word>>;
 
 /// What comes out next.
 enum State {
@@ -46,7 +49,7 @@ enum State {
 /// The messages of one stream.
 pub struct Outlet {
     state: State,
-    words: mpsc::Receiver<Result<Word, Status>>,
+    words: mpsc::Receiver<Box<Word>>,
     mailbox: Arc<Mailbox>,
     heartbeat: Pin<Box<Sleep>>,
     every: Duration,
@@ -61,7 +64,7 @@ impl Outlet {
         clock: Clock,
         every: Duration,
         metrics: Arc<Metrics>,
-    ) -> (Self, mpsc::Sender<Result<Word, Status>>) {
+    ) -> (Self, Words) {
         // Open, and why it ends.
         let (to_us, words) = mpsc::channel(2);
         let outlet = Self {
@@ -94,13 +97,11 @@ impl Outlet {
     fn translate(&self, parcel: Parcel, held: Position) -> Response {
         match parcel {
             Parcel::Batches(batches, position) => {
-                let now = self.clock.now();
-                for batch in &batches {
-                    // What came with one answer has one moment.
-                    if let Some((_, first)) = batch.values().next() {
-                        let lag = first.value.changed_at.until(now);
-                        self.metrics.lag(lag, batch.values().len());
-                    }
+                // All of it came with one answer.
+                let first = batches.first().and_then(|batch| batch.values().next());
+                if let Some((_, first)) = first {
+                    let now = self.clock.now();
+                    self.metrics.lag(first.value.changed_at.until(now));
                 }
                 let encode = |batch: &Batch| {
                     down::people(batch.values().map(|(_, delivery)| presence(delivery)))
@@ -120,14 +121,12 @@ impl Outlet {
             } => {
                 if !snapshot {
                     let now = self.clock.now();
-                    // What came with one answer stands together, and has one moment.
-                    for of_one in values.chunk_by(|a, b| a.value.changed_at == b.value.changed_at) {
-                        // A value that was known before and is told anew, because the name has moved, is no news that came late.
-                        let fresh = of_one
-                            .iter()
-                            .filter(|v| v.value.changed_at == v.confirmed_at);
-                        self.metrics
-                            .lag(of_one[0].value.changed_at.until(now), fresh.count());
+                    // A value that was known before and is told anew, because the name has moved, is no news that came late.
+                    let news = values
+                        .iter()
+                        .filter(|v| v.value.changed_at == v.confirmed_at);
+                    if let Some(first) = news.map(|v| v.value.changed_at).min() {
+                        self.metrics.lag(first.until(now));
                     }
                 }
                 let kind = if snapshot {
@@ -181,12 +180,12 @@ impl Stream for Outlet {
                 self.state = State::Opening;
                 let word = ready!(self.words.poll_recv(cx));
                 self.state = State::Ended;
-                return match word {
-                    Some(Ok(Word { opened, held })) => {
+                return match word.map(|word| *word) {
+                    Some(Word::Opened(opened, held)) => {
                         self.state = State::Open(held);
                         said(Response::Opened(opened))
                     }
-                    Some(Err(status)) => Poll::Ready(Some(Err(status))),
+                    Some(Word::Ends(status)) => Poll::Ready(Some(Err(status))),
                     None => Poll::Ready(None),
                 };
             }
@@ -194,8 +193,8 @@ impl Stream for Outlet {
             State::Ended => return Poll::Ready(None),
         };
         // Nobody listens to the suite any more: it has done something wrong, unless the mailbox knows better.
-        let over = match self.words.poll_recv(cx) {
-            Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
+        let over = match self.words.poll_recv(cx).map(|word| word.map(|word| *word)) {
+            Poll::Ready(Some(Word::Ends(status))) => return Poll::Ready(Some(Err(status))),
             Poll::Ready(_) => true,
             Poll::Pending => false,
         };

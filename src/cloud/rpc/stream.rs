@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{Quota, RateLimiter};
-use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use super::StreamSettings;
 use super::auth::{Authenticator, SuiteIdentity};
-use super::outlet::{Word, farewell_of};
+use super::outlet::{Word, Words, farewell_of};
 use crate::clock::Clock;
 use crate::cloud::directory::StreamId;
 use crate::cloud::hub::mailbox::{End, EndReason, Mailbox};
@@ -120,7 +119,7 @@ pub(super) struct Conversation {
     pub settings: StreamSettings,
     pub metrics: Arc<Metrics>,
     pub up: Streaming<v1::WatchRequest>,
-    pub words: mpsc::Sender<Result<Word, Status>>,
+    pub words: Words,
 }
 
 impl Conversation {
@@ -139,7 +138,8 @@ impl Conversation {
                 suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, code = ?status.code(), "a stream ended"
             );
             // Never waits: one word at most is before it.
-            let _ = tokio::time::timeout(LAST_WORDS, self.words.send(Err(status))).await;
+            let word = Box::new(Word::Ends(status));
+            let _ = tokio::time::timeout(LAST_WORDS, self.words.send(word)).await;
         }
     }
 
@@ -204,18 +204,17 @@ impl Conversation {
             sequence: Sequence(0),
             ..opened.position
         };
-        let word = Word {
-            opened: v1::Opened {
-                protocol_version: wire::PROTOCOL_VERSION,
-                position: Some(wire::position(opened.position)),
-                resumed: opened.resumed,
-                heartbeat_interval: Some(wire::duration(self.settings.heartbeat)),
-                max_watched,
-            },
-            held: resume.filter(|_| opened.resumed).unwrap_or(nothing_yet),
+        let opened = v1::Opened {
+            protocol_version: wire::PROTOCOL_VERSION,
+            position: Some(wire::position(opened.position)),
+            resumed: opened.resumed,
+            heartbeat_interval: Some(wire::duration(self.settings.heartbeat)),
+            max_watched,
         };
+        let held = resume.filter(|_| opened.resumed).unwrap_or(nothing_yet);
+        let word = Box::new(Word::Opened(opened, held));
         let gone = |_| Status::cancelled("the suite has gone");
-        self.words.send(Ok(word)).await.map_err(gone)
+        self.words.send(word).await.map_err(gone)
     }
 
     /// Gives the outlet a moment to say good-bye. Who does not read is simply dropped.

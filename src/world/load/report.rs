@@ -118,6 +118,8 @@ pub struct Used {
     pub cpu_seconds: f64,
     /// Resident memory when counting began, in bytes.
     pub resident_before: u64,
+    /// A minute later; `None` when it did not last so long.
+    pub resident_after_a_minute: Option<u64>,
     /// The most at a look.
     pub resident_most: u64,
     /// In the end.
@@ -270,10 +272,16 @@ impl fmt::Display for Report {
                 f,
                 "presence-cloud",
                 &format!(
-                    "{:.2} CPU seconds ({:.1} % of a core); memory {} before, at most {}, {} after (pid {})",
+                    "{:.2} CPU seconds ({:.1} % of a core); memory {} before,{} at most {}, {} after (pid {})",
                     cloud.cpu_seconds,
                     cloud.cpu_seconds / self.seconds.max(0.001) * 100.0,
                     mib(cloud.resident_before),
+                    cloud
+                        .resident_after_a_minute
+                        .map_or(String::new(), |then| format!(
+                            " {} after a minute,",
+                            mib(then)
+                        )),
                     mib(cloud.resident_most),
                     mib(cloud.resident_after),
                     cloud.pid
