@@ -672,7 +672,7 @@ impl fmt::Display for Restored {
         f.write_str(
             "\nEverything is as it was then. See to what has happened since, before you start the server:\n\
              - Suites revoked since are active again: presence-cloud suite list, suite revoke.\n\
-             - Organisations off-boarded since are connected again: presence-cloud tenant remove.\n\
+             - Organisations off-boarded since are connected again: presence-cloud tenant offboard.\n\
              - Tokens for the admin API and links to status pages withdrawn since are good again.\n\
              - Organisations connected since have to connect once more; suites enrolled since need a new code.\n",
         )?;

@@ -274,7 +274,13 @@ impl Demo {
                     "cargo run --release -- fault set throttle --retry-after 20 --count 1 --at {microsoft}"
                 ),
             ),
-            ("everything", self.world.folder().display().to_string()),
+            (
+                "on the command line",
+                format!(
+                    "cargo run --release --bin presence-cloud -- --config {}/cloud.toml tenant list",
+                    self.world.folder().display()
+                ),
+            ),
         ]
     }
 
