@@ -631,7 +631,6 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_twice_and_a_filter_that_is_none_are_told() {
-        let least = "[microsoft]\nclient_id = \"5eed0000-0000-4000-8000-000000000001\"\nclient_secret_file = \"s\"\n";
         for (more, told) in [
             (
                 "[web]\nlisten = \"127.0.0.1:8443\"\n",
@@ -646,11 +645,11 @@ mod tests {
                 "log.filter: \"inof=,,=\" is no filter",
             ),
         ] {
-            let refused = parse(&format!("{least}{more}")).unwrap_err();
+            let refused = parse(&format!("{LEAST}{more}")).unwrap_err();
             assert!(refused.contains(told), "{refused}");
         }
         let fine = "[grpc]\nlisten = \"127.0.0.1:0\"\n[operators]\nlisten = \"127.0.0.1:0\"\n[log]\nfilter = \"info,presence_bridge=debug\"\n";
-        parse(&format!("{least}{fine}")).unwrap();
+        parse(&format!("{LEAST}{fine}")).unwrap();
     }
 
     #[test]
