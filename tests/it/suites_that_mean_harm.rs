@@ -25,8 +25,14 @@ fn framed(compressed: u8, claimed: u32, message: &[u8]) -> Vec<u8> {
     framed
 }
 
-/// Calls a method with these bytes, whatever they are.
-async fn call(stage: &Stage, identity: &Identity, method: &str, body: Vec<u8>) -> Code {
+/// Calls a method with these bytes, whatever they are, said to be encoded in this way.
+async fn call(
+    stage: &Stage,
+    identity: &Identity,
+    method: &str,
+    encoding: &str,
+    body: Vec<u8>,
+) -> Code {
     let socket = TcpStream::connect(stage.grpc_address()).await.unwrap();
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
@@ -38,6 +44,7 @@ async fn call(stage: &Stage, identity: &Identity, method: &str, body: Vec<u8>) -
     ))
     .header("content-type", "application/grpc")
     .header("te", "trailers")
+    .header("grpc-encoding", encoding)
     .header("authorization", bearer.to_str().unwrap())
     .body(Full::new(Bytes::from(body)))
     .unwrap();
@@ -85,7 +92,7 @@ async fn messages_out_of_all_measure_cost_one_call_each() {
                 .await
                 .unwrap();
             for method in ["GetPresence", "Watch"] {
-                let code = call(stage, &identity, method, body.clone()).await;
+                let code = call(stage, &identity, method, "identity", body.clone()).await;
                 let refusal = matches!(
                     code,
                     Code::OutOfRange
@@ -100,6 +107,24 @@ async fn messages_out_of_all_measure_cost_one_call_each() {
         }
     };
     Box::pin(within_mebibytes(32, besieged.meanwhile(attacks))).await;
+    besieged.is_well().await;
+}
+
+#[tokio::test]
+async fn an_encoding_nobody_agreed_to_is_refused_before_anything_is_unpacked() {
+    let besieged = Besieged::new(quick()).await;
+    let stage = &besieged.stage;
+    let identity = stage
+        .enroll(besieged.tenant.id(), "compressor")
+        .await
+        .unwrap();
+    for method in ["GetPresence", "Watch"] {
+        for encoding in ["gzip", "no such thing"] {
+            let body = framed(1, 3, b"abc");
+            let code = call(stage, &identity, method, encoding, body).await;
+            assert_eq!(code, Code::Unimplemented, "{method} {encoding}");
+        }
+    }
     besieged.is_well().await;
 }
 

@@ -1,4 +1,4 @@
-//! What waits in a stream's mailbox, as messages to the suite.
+//! What waits in a stream's mailbox, as the body of the answer to the suite's call.
 //!
 //! The connection asks for the next message when there is room for it, and only then is anything taken: nothing is ahead of the reader,
 //! so a slow one costs no more than its mailbox, and a change costs one wake-up and one write.
@@ -10,18 +10,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
-use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::clock::Clock;
 use crate::cloud::hub::mailbox::{Batch, Delivery, End, EndReason, Freshness, Mailbox, Parcel};
 use crate::cloud::metrics::Metrics;
 use crate::model::Position;
-use crate::wire::down::{self, Response, WatchResponse};
-use crate::wire::{self, v1};
+use crate::wire::v1::watch_response::Response;
+use crate::wire::{self, down, v1};
 
 /// What is said besides what is in the mailbox.
 pub(super) enum Word {
@@ -93,9 +94,9 @@ impl Outlet {
         }
     }
 
-    /// As a message; `held` is what the suite was given before.
-    fn translate(&self, parcel: Parcel, held: Position) -> Response {
-        match parcel {
+    /// As a framed message; `held` is what the suite was given before.
+    fn translate(&self, parcel: Parcel, held: Position) -> Bytes {
+        down::message(match parcel {
             Parcel::Batches(batches, position) => {
                 // All of it came with one answer.
                 let first = batches.first().and_then(|batch| batch.values().next());
@@ -111,7 +112,7 @@ impl Outlet {
                     .map(|batch| batch.encoded(encode).clone())
                     .collect();
                 let kind = v1::PresencesKind::Change;
-                down::presences(kind, &people, false, wire::position(position))
+                return down::presences(kind, &people, false, wire::position(position));
             }
             Parcel::Values {
                 snapshot,
@@ -136,7 +137,7 @@ impl Outlet {
                 };
                 let people = down::people(values.iter().map(presence));
                 let position = wire::position(position);
-                down::presences(kind, &[people], snapshot_complete, position)
+                return down::presences(kind, &[people], snapshot_complete, position);
             }
             Parcel::Coverage(people) => Response::Coverage(v1::Coverage {
                 people: people
@@ -162,18 +163,11 @@ impl Outlet {
                 })
             }
             Parcel::End(end) => farewell(end, held),
-        }
+        })
     }
-}
 
-impl Stream for Outlet {
-    type Item = Result<WatchResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let said = |response| {
-            let response = Some(response);
-            Poll::Ready(Some(Ok(WatchResponse { response })))
-        };
+    /// The next message, or how the call ends; then the state is [`State::Ended`].
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         let held = match std::mem::replace(&mut self.state, State::Ended) {
             State::Open(held) => held,
             State::Opening => {
@@ -183,24 +177,24 @@ impl Stream for Outlet {
                 return match word.map(|word| *word) {
                     Some(Word::Opened(opened, held)) => {
                         self.state = State::Open(held);
-                        said(Response::Opened(opened))
+                        Poll::Ready(Ok(down::message(Response::Opened(opened))))
                     }
-                    Some(Word::Ends(status)) => Poll::Ready(Some(Err(status))),
-                    None => Poll::Ready(None),
+                    Some(Word::Ends(status)) => Poll::Ready(Err(status)),
+                    None => Poll::Ready(Err(Status::ok(""))),
                 };
             }
-            State::Ends(status) => return Poll::Ready(Some(Err(status))),
-            State::Ended => return Poll::Ready(None),
+            State::Ends(status) => return Poll::Ready(Err(status)),
+            State::Ended => return Poll::Ready(Err(Status::ok(""))),
         };
         // Nobody listens to the suite any more: it has done something wrong, unless the mailbox knows better.
         let over = match self.words.poll_recv(cx).map(|word| word.map(|word| *word)) {
-            Poll::Ready(Some(Word::Ends(status))) => return Poll::Ready(Some(Err(status))),
+            Poll::Ready(Some(Word::Ends(status))) => return Poll::Ready(Err(status)),
             Poll::Ready(_) => true,
             Poll::Pending => false,
         };
         let Poll::Ready(parcel) = self.next(cx) else {
             if over {
-                return Poll::Ready(None);
+                return Poll::Ready(Err(Status::ok("")));
             }
             self.state = State::Open(held);
             return Poll::Pending;
@@ -217,7 +211,34 @@ impl Stream for Outlet {
             }
             _ => State::Open(held),
         };
-        said(self.translate(parcel, held))
+        Poll::Ready(Ok(self.translate(parcel, held)))
+    }
+}
+
+impl Body for Outlet {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_end_stream() {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(self.poll_message(cx)) {
+            Ok(message) => Frame::data(message),
+            Err(status) => {
+                let mut trailers = HeaderMap::new();
+                status.add_header(&mut trailers)?;
+                Frame::trailers(trailers)
+            }
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, State::Ended)
     }
 }
 
