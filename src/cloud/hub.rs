@@ -12,11 +12,10 @@ use std::time::Duration;
 use mailbox::{Batch, Delivery, End, Freshness, Mailbox, Tally};
 use smallvec::SmallVec;
 
-use super::by_id::{ById, IdSet};
 use super::directory::{Directory, LookupPace, Moved, NameId, StreamId};
 use super::state::{Applied, TenantState, Value};
 use crate::model::{
-    CoverageState, Epoch, Health, Position, Presence, SuiteId, Timestamp, Upn, UserId,
+    ById, CoverageState, Epoch, Health, IdSet, Position, Presence, SuiteId, Timestamp, Upn, UserId,
 };
 
 /// More exceptions than this are told as one older time for everybody.
@@ -650,7 +649,7 @@ impl TenantHub {
     pub fn apply_readings(
         &mut self,
         asked: &[UserId],
-        answer: HashMap<UserId, Presence>,
+        answer: ById<UserId, Presence>,
         asked_at: Timestamp,
         now: Timestamp,
     ) -> usize {
@@ -663,7 +662,7 @@ impl TenantHub {
             directory, streams, ..
         } = self;
         // What concerns the same streams is made once for all of them.
-        let mut groups: HashMap<&[StreamId], Vec<(NameId, Delivery)>> = HashMap::new();
+        let mut groups: ById<&[StreamId], Vec<(NameId, Delivery)>> = ById::default();
         for value in &changes {
             for name in directory.names(value.user) {
                 let watchers = directory.watchers(name);

@@ -9,7 +9,7 @@ pub mod breaker;
 pub mod budget;
 pub mod sweep;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::microsoft::error::Operation;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
 use crate::microsoft::{Graph, MicrosoftError, Recovery};
-use crate::model::{Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
+use crate::model::{ById, Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
 use crate::supervise::Supervisor;
 
 /// Presence requests of one tenant under way at the same time.
@@ -471,12 +471,7 @@ impl Tenant {
     }
 
     /// Takes in an answer of Microsoft about these people, asked for at that time; suites are told what has changed.
-    pub fn take_in(
-        &self,
-        asked: &[UserId],
-        answer: HashMap<UserId, Presence>,
-        asked_at: Timestamp,
-    ) {
+    pub fn take_in(&self, asked: &[UserId], answer: ById<UserId, Presence>, asked_at: Timestamp) {
         let answer = self.allowed(answer);
         let now = self.shared.clock.now();
         let (changes, tally) = {
@@ -798,7 +793,7 @@ impl Tenant {
     ) -> (
         Vec<UserId>,
         Timestamp,
-        Result<HashMap<UserId, Presence>, Trouble>,
+        Result<ById<UserId, Presence>, Trouble>,
     ) {
         self.presence.spend(1).await;
         self.shared.application.spend(1).await;
@@ -849,7 +844,7 @@ impl Tenant {
     }
 
     /// Leaves out what the tenant does not allow to be passed on.
-    fn allowed(&self, mut answer: HashMap<UserId, Presence>) -> HashMap<UserId, Presence> {
+    fn allowed(&self, mut answer: ById<UserId, Presence>) -> ById<UserId, Presence> {
         let row = self.row();
         for presence in answer.values_mut() {
             if !row.share_status_message {

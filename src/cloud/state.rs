@@ -3,12 +3,13 @@
 //! Invariants: pure, no clock, no input or output. A sequence is given once and rises. A value is never older than what was
 //! published before it. Presence is kept under the object id, never under a UPN.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::by_id::{ById, IdSet};
-use crate::model::{CoverageState, Epoch, Position, Presence, Sequence, Timestamp, UserId};
+use crate::model::{
+    ById, CoverageState, Epoch, IdSet, Position, Presence, Sequence, Timestamp, UserId,
+};
 
 /// Answers in a row without a person in them after which the person counts as unknown to Microsoft.
 const MISSING_BEFORE_UNKNOWN: u32 = 3;
@@ -214,7 +215,7 @@ impl TenantState {
     pub fn apply(
         &mut self,
         asked: &[UserId],
-        mut answer: HashMap<UserId, Presence>,
+        mut answer: ById<UserId, Presence>,
         asked_at: Timestamp,
     ) -> Applied {
         let mut applied = Applied::default();

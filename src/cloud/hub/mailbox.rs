@@ -14,10 +14,9 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::cloud::by_id::ById;
 use crate::cloud::directory::NameId;
 use crate::cloud::state::Value;
-use crate::model::{CoverageState, Health, Position, Timestamp, Upn};
+use crate::model::{ById, CoverageState, Health, Position, Timestamp, Upn};
 use crate::wire::MAX_PEOPLE_PER_MESSAGE;
 
 /// Rough bytes of values in one message, so that a frame stays near 64 KiB. `security-and-faults.md` §6.

@@ -12,8 +12,8 @@ use super::{LookupOutcome, Opened, TenantHub};
 use crate::cloud::directory::{LookupPace, NameId};
 use crate::cloud::state::Value;
 use crate::model::{
-    CoverageState, Epoch, Health, HealthState, Position, Presence, Sequence, SuiteId, Timestamp,
-    Upn, UserId,
+    ById, CoverageState, Epoch, Health, HealthState, Position, Presence, Sequence, SuiteId,
+    Timestamp, Upn, UserId,
 };
 
 fn upn(n: u8) -> Upn {
@@ -529,7 +529,7 @@ proptest! {
                 }
                 Happening::Answers(words) => {
                     let asked = hub.to_read(now, false);
-                    let mut answer = HashMap::new();
+                    let mut answer = ById::default();
                     for user in &asked {
                         let n = usize::try_from(user.0.as_u128() - 1).unwrap();
                         if let Some(word) = words[n] {
