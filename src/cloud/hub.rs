@@ -444,11 +444,8 @@ impl TenantHub {
         now: Timestamp,
     ) {
         let coverage = self.note_coverage(upn, now);
-        let value = self.directory.user(upn).and_then(|user| {
-            self.state
-                .value(user)
-                .map(|(value, confirmed_at)| (Arc::clone(value), confirmed_at))
-        });
+        let user = self.directory.user(upn);
+        let value = user.and_then(|user| self.state.value(user));
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -566,7 +563,7 @@ impl TenantHub {
             let moved = self.directory.found(&upn, user, now);
             if let Some(after) = moved.after.or((!is_watched).then_some(user)) {
                 // Also when nobody watches the UPN just now: whoever comes back may hold the value of the account it named before.
-                met_again |= self.state.restamp(after).is_some();
+                met_again |= self.state.restamp(after);
             }
             self.apply_move(&upn, moved, now);
         }
@@ -598,7 +595,7 @@ impl TenantHub {
         }
         if let Some(after) = moved.after {
             self.state.watch(after);
-            let value = self.state.value(after).map(|(v, at)| (Arc::clone(v), at));
+            let value = self.state.value(after);
             let Some(name) = self.directory.name(upn) else {
                 return;
             };
@@ -608,7 +605,7 @@ impl TenantHub {
                 };
                 match &value {
                     Some((value, at)) => {
-                        stream.say_value(name, upn, Arc::clone(value), *at, false);
+                        stream.say_value(name, upn, value.clone(), *at, false);
                     }
                     // What is held under this name is another person's. Nothing takes its place yet.
                     None if moved.renamed => stream.say_forget(name, upn, now),
@@ -671,7 +668,7 @@ impl TenantHub {
                 };
                 let delivery = Delivery {
                     asked: upn.to_shared(),
-                    value: Arc::clone(value),
+                    value: value.clone(),
                     confirmed_at: asked_at,
                 };
                 groups.entry(watchers).or_default().push((name, delivery));
@@ -921,7 +918,7 @@ impl Stream {
         &mut self,
         name: NameId,
         upn: &Upn,
-        value: Arc<Value>,
+        value: Value,
         confirmed_at: Timestamp,
         welcome: bool,
     ) {

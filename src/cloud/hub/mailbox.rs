@@ -66,7 +66,7 @@ pub struct Delivery {
     /// UPN as the suite asked for it.
     pub asked: Arc<str>,
     /// The value.
-    pub value: Arc<Value>,
+    pub value: Value,
     /// When Microsoft confirmed it, as known when it was put in.
     pub confirmed_at: Timestamp,
 }
@@ -648,12 +648,12 @@ mod tests {
     fn delivery(n: u64, sequence: u64) -> Delivery {
         Delivery {
             asked: upn(n).as_str().into(),
-            value: Arc::new(Value {
+            value: Value {
                 user: UserId(uuid::Uuid::from_u128(n.into())),
                 presence: Presence::UNKNOWN.into(),
                 sequence: Sequence(sequence),
                 changed_at: Timestamp::default(),
-            }),
+            },
             confirmed_at: Timestamp::default(),
         }
     }

@@ -1,7 +1,6 @@
 //! Mailboxes and watch lists beside the simplest models of them, through anything that may happen in any order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -138,12 +137,12 @@ fn at(sequence: u64) -> Position {
 fn delivery(n: u8, sequence: u64) -> Delivery {
     Delivery {
         asked: spelled(n).into(),
-        value: Arc::new(Value {
+        value: Value {
             user: user(n),
             presence: Presence::UNKNOWN.into(),
             sequence: Sequence(sequence),
             changed_at: Timestamp::default(),
-        }),
+        },
         confirmed_at: Timestamp::default(),
     }
 }
