@@ -356,6 +356,7 @@ impl TenantHub {
             self.unwatch_name(id, name, now);
         }
         if let Some(stream) = self.streams.remove(&id) {
+            stream.mailbox.close();
             self.tally += stream.mailbox.take_tally();
         }
         if let Some(watching) = self.suites.get_mut(&suite) {
@@ -893,12 +894,13 @@ impl Stream {
 
     /// What one answer has for this stream.
     fn say_batches(&mut self, batches: &[Arc<Batch>]) {
-        if self.awaited.is_none() && self.spelled.is_empty() {
+        let values = batches.iter().flat_map(|batch| batch.values());
+        let spelled = |(name, _): &(NameId, Delivery)| self.spelled.contains_key(name);
+        if self.awaited.is_none() && (self.spelled.is_empty() || !values.clone().any(spelled)) {
             self.mailbox.put_batches(batches);
             return;
         }
         let awaited = self.awaited.as_ref();
-        let values = batches.iter().flat_map(|batch| batch.values());
         let own = values.clone().map(|(name, delivery)| {
             let spelled = self.spelled.get(name).unwrap_or(&delivery.asked);
             let delivery = Delivery {

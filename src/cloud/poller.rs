@@ -49,6 +49,9 @@ const FIRST_READING_PAUSE: Duration = Duration::from_millis(250);
 /// A tenant that nobody watches is looked at again after this time at the latest; being watched wakes it.
 const ASLEEP: Duration = Duration::from_hours(1);
 
+/// While one request finds out whether Microsoft is back, lookups look again after this time.
+const WHILE_TRIED: Duration = Duration::from_secs(2);
+
 /// Most requests one lookup makes, with all the halving.
 const MAX_LOOKUP_REQUESTS: u32 = 64;
 
@@ -718,7 +721,8 @@ impl Tenant {
         // Half-open, one request goes out alone: answered, the others follow; failed, none does.
         let half_open = {
             let mut core = self.core();
-            let half_open = core.breaker.state(Instant::now()) != BreakerState::Closed;
+            let at_first = core.breaker.at_once(Instant::now(), CONCURRENT_REQUESTS);
+            let half_open = at_first < CONCURRENT_REQUESTS;
             if half_open {
                 // Another one each time: the one that always fails must not keep the others from being read.
                 sweep.begin_with(core.rng.usize(..));
@@ -984,9 +988,19 @@ impl Tenant {
         loop {
             let wall = self.shared.clock.now();
             let now = Instant::now();
-            let rest = self.rest().max(self.core().lookup_breaker.open_until(now));
-            let next_lookup = self.core().hub.next_lookup();
+            let (rest, next_lookup, is_tried) = {
+                let core = self.core();
+                let rest = core
+                    .breaker
+                    .open_until(now)
+                    .max(core.lookup_breaker.open_until(now));
+                // One presence request finds out whether Microsoft is back, and wakes us if so.
+                let is_tried = core.breaker.state(now) == BreakerState::HalfOpen
+                    && !core.hub.to_read(wall, false).is_empty();
+                (rest, core.hub.next_lookup(), is_tried)
+            };
             let due = match (rest, next_lookup) {
+                _ if is_tried => now + WHILE_TRIED,
                 _ if self.row().status != TenantStatus::Active => now + ASLEEP,
                 (_, None) => now + ASLEEP,
                 (Some(until), _) => until,

@@ -14,6 +14,7 @@ pub(crate) use enrollment::code_hash;
 use auth::{Authenticator, SuiteIdentity};
 use axum::body::Body;
 use axum::extract::State;
+use axum::middleware::Next;
 use axum::routing::any;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
@@ -41,8 +42,11 @@ use crate::wire::{self, down, v1};
 /// Open streams of one suite.
 const MAX_STREAMS: usize = 4;
 
-/// `GetPresence` answers at the latest after this time.
-const ONE_SHOT: Duration = Duration::from_secs(10);
+/// A call is answered at the latest after this time, from its first byte on; a stream is opened. `security-and-faults.md` §5.
+const ANSWERED: Duration = Duration::from_secs(10);
+
+/// `GetPresence` waits so long for what is not known yet, and then tells what is.
+const ONE_SHOT: Duration = Duration::from_secs(8);
 
 /// Opened streams, one-shot reads and key renewals of one suite, per second in the long run and at once.
 const CALLS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
@@ -186,6 +190,7 @@ impl Api {
             .routes()
             .into_axum_router()
             .route(down::WATCH, any(watch).with_state(Arc::clone(self)))
+            .layer(axum::middleware::from_fn(in_time))
             .layer(axum::middleware::from_fn_with_state(
                 observed,
                 requests::observe_rpc,
@@ -241,6 +246,7 @@ impl Api {
             Status::resource_exhausted("this suite has four streams open already; close one first")
         })?;
         let peer = request.extensions().get::<Peer>().copied();
+        let caller = request.extensions().get().cloned();
         // Who was revoked before there was a stream to end is noticed now.
         let identity = self.auth.identify(request.metadata(), peer).await?;
         let span = requests::afterwards(request.extensions().get(), "suite stream");
@@ -253,6 +259,7 @@ impl Api {
         let conversation = stream::Conversation {
             identity,
             peer,
+            caller,
             tenant,
             place,
             auth: Arc::clone(&self.auth),
@@ -266,6 +273,14 @@ impl Api {
             .run_once("suite stream", conversation.run().instrument(span));
         Ok(outlet)
     }
+}
+
+/// Whoever begins a call and does not go on with it is not waited for.
+async fn in_time(request: http::Request<Body>, next: Next) -> http::Response<Body> {
+    let answer = tokio::time::timeout(ANSWERED, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        Status::deadline_exceeded("the call was not complete, or not answered, in time").into_http()
+    })
 }
 
 /// A call that opens a stream. Not a generated one, so that what is said needs no buffer in between.

@@ -1,8 +1,12 @@
 //! A suite that has a credential and means harm: messages out of all measure, a million names, a watch list that never rests.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http_body_util::{BodyExt as _, Full};
+use futures_util::stream::pending;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use presence_bridge::agent::identity::Identity;
 use presence_bridge::clock::Clock;
@@ -107,6 +111,49 @@ async fn messages_out_of_all_measure_cost_one_call_each() {
         }
     };
     Box::pin(within_mebibytes(32, besieged.meanwhile(attacks))).await;
+    besieged.is_well().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_begun_and_not_gone_on_with_is_not_waited_for() {
+    let besieged = Besieged::new(quick()).await;
+    let stage = &besieged.stage;
+    let identity = stage.enroll(besieged.tenant.id(), "slow").await.unwrap();
+    let socket = TcpStream::connect(stage.grpc_address()).await.unwrap();
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .unwrap();
+    // The first call lets the connection in; a suite may make it, so nobody is cut off for being a stranger.
+    let bearer = identity.bearer(Clock::system().now());
+    let calls = [
+        ("PresenceService/Watch", Code::Ok),
+        ("PresenceService/GetPresence", Code::DeadlineExceeded),
+        ("EnrollmentService/Enroll", Code::DeadlineExceeded),
+        ("EnrollmentService/RenewKey", Code::DeadlineExceeded),
+    ];
+    let asked = calls.map(|(method, expected)| {
+        let mut client = client.clone();
+        let request = http::Request::post(format!("http://cloud/presence.bridge.v1.{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", bearer.to_str().unwrap())
+            .body(StreamBody::new(
+                pending::<Result<Frame<Bytes>, Infallible>>(),
+            ))
+            .unwrap();
+        async move {
+            let answer = client.send_request(request).await.unwrap();
+            let told = answer.headers().get("grpc-status");
+            // A stream has been opened: how it ends is not said yet.
+            let code = told.map_or(Code::Ok, |told| Code::from_bytes(told.as_bytes()));
+            assert_eq!(code, expected, "{method}");
+        }
+    });
+    tokio::select! {
+        _ = join_all(asked) => {}
+        ended = connection => panic!("the connection ended: {ended:?}"),
+    }
     besieged.is_well().await;
 }
 

@@ -420,15 +420,17 @@ impl Mailbox {
             return;
         }
         inner.end = Some(end);
-        inner.tally.dropped += inner.values_waiting() as u64;
-        inner.batches = VecDeque::new();
-        inner.values = ById::default();
-        inner.order = VecDeque::new();
-        inner.coverage = HashMap::new();
-        inner.forget = HashMap::new();
+        inner.empty();
         drop(inner);
         self.reader.wake();
         self.over.notify_waiters();
+    }
+
+    /// Nobody puts anything in any more: gives everything back. An end that waits still waits.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.empty();
+        inner.ended |= inner.end.is_none();
     }
 
     /// Why the stream is to end.
@@ -574,6 +576,14 @@ impl Inner {
             && self.coverage.is_empty()
             && self.status.is_none()
             && !self.freshness_is_news
+    }
+
+    /// Nothing of it is wanted any more.
+    fn empty(&mut self) {
+        self.tally.dropped += self.values_waiting() as u64;
+        self.batches = VecDeque::new();
+        (self.values, self.order) = (ById::default(), VecDeque::new());
+        (self.coverage, self.forget) = (HashMap::new(), HashMap::new());
     }
 
     /// Gives back what a long list has taken: most of the time nothing waits.

@@ -1,7 +1,7 @@
 //! What waits in a stream's mailbox, as the body of the answer to the suite's call.
 //!
-//! The connection asks for the next message when there is room for it, and only then is anything taken: nothing is ahead of the reader,
-//! so a slow one costs no more than its mailbox, and a change costs one wake-up and one write.
+//! The connection asks for the next message when the one before has gone, and only then is anything taken: one message at most is ahead of
+//! the reader, so a slow one costs that and its mailbox, and a change costs one wake-up.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -180,21 +180,24 @@ impl Outlet {
                         Poll::Ready(Ok(down::message(Response::Opened(opened))))
                     }
                     Some(Word::Ends(status)) => Poll::Ready(Err(status)),
-                    None => Poll::Ready(Err(Status::ok(""))),
+                    None => Poll::Ready(Err(lost())),
                 };
             }
             State::Ends(status) => return Poll::Ready(Err(status)),
-            State::Ended => return Poll::Ready(Err(Status::ok(""))),
+            State::Ended => return Poll::Ready(Err(lost())),
         };
-        // Nobody listens to the suite any more: it has done something wrong, unless the mailbox knows better.
+        // Nobody listens to the suite any more: it has done something wrong. What the mailbox knows of the end says more.
         let over = match self.words.poll_recv(cx).map(|word| word.map(|word| *word)) {
-            Poll::Ready(Some(Word::Ends(status))) => return Poll::Ready(Err(status)),
-            Poll::Ready(_) => true,
-            Poll::Pending => false,
+            Poll::Ready(Some(Word::Ends(status))) => Some(status),
+            Poll::Ready(_) => Some(lost()),
+            Poll::Pending => None,
         };
+        if let Some(status) = over.clone().filter(|_| self.mailbox.end_reason().is_none()) {
+            return Poll::Ready(Err(status));
+        }
         let Poll::Ready(parcel) = self.next(cx) else {
-            if over {
-                return Poll::Ready(Err(Status::ok("")));
+            if let Some(status) = over {
+                return Poll::Ready(Err(status));
             }
             self.state = State::Open(held);
             return Poll::Pending;
@@ -240,6 +243,11 @@ impl Body for Outlet {
     fn is_end_stream(&self) -> bool {
         matches!(self.state, State::Ended)
     }
+}
+
+/// The end of a stream whose conversation is gone without a word.
+fn lost() -> Status {
+    Status::unavailable("the stream was lost; come back")
 }
 
 /// The last message.
@@ -295,4 +303,97 @@ pub(super) fn presence(delivery: &Delivery) -> v1::Presence {
         delivery.confirmed_at,
         value.changed_at,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use prost::Message as _;
+    use tonic::Code;
+
+    use super::*;
+    use crate::model::{Epoch, Sequence};
+
+    const NOWHERE: Position = Position {
+        epoch: Epoch(1),
+        sequence: Sequence(0),
+    };
+
+    /// An outlet whose stream is open.
+    fn opened() -> (Outlet, Words, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::new(NOWHERE));
+        let every = Duration::from_secs(5);
+        let (outlet, words) =
+            Outlet::new(Arc::clone(&mailbox), Clock::system(), every, Metrics::new());
+        let word = Word::Opened(v1::Opened::default(), NOWHERE);
+        words.try_send(Box::new(word)).ok().unwrap();
+        (outlet, words, mailbox)
+    }
+
+    /// What is said, and how the call ends.
+    async fn read_out(mut outlet: Outlet) -> (Vec<Response>, Status) {
+        let mut said = Vec::new();
+        while let Some(frame) = outlet.frame().await {
+            match frame.unwrap().into_data() {
+                Ok(message) => {
+                    let message = v1::WatchResponse::decode(&message[5..]).unwrap();
+                    said.extend(message.response);
+                }
+                Err(trailers) => {
+                    assert!(outlet.is_end_stream());
+                    let trailers = trailers.into_trailers().unwrap();
+                    return (said, Status::from_header_map(&trailers).unwrap());
+                }
+            }
+        }
+        panic!("a call ends with a status");
+    }
+
+    #[tokio::test]
+    async fn the_mailbox_knows_better_why_a_stream_ends() {
+        for first in [true, false] {
+            let (outlet, words, mailbox) = opened();
+            let refused = Box::new(Word::Ends(Status::invalid_argument("a second open")));
+            if first {
+                words.try_send(refused).ok().unwrap();
+                mailbox.end(End {
+                    reason: EndReason::Revoked,
+                    reconnect_after: None,
+                });
+            } else {
+                mailbox.end(End {
+                    reason: EndReason::Revoked,
+                    reconnect_after: None,
+                });
+                words.try_send(refused).ok().unwrap();
+            }
+            mailbox.close();
+            let (said, status) = read_out(outlet).await;
+            assert_eq!(status.code(), Code::PermissionDenied);
+            let Some(Response::GoAway(last)) = said.last() else {
+                panic!("{said:?}");
+            };
+            assert_eq!(last.reason(), v1::GoAwayReason::Revoked);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_suite_did_wrong_ends_the_call_behind_nothing() {
+        let (outlet, words, mailbox) = opened();
+        let refused = Status::invalid_argument("a second open");
+        words.try_send(Box::new(Word::Ends(refused))).ok().unwrap();
+        mailbox.close();
+        let (said, status) = read_out(outlet).await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(matches!(said[..], [Response::Opened(_)]), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn a_conversation_that_is_gone_without_a_word_is_no_orderly_end() {
+        let (outlet, words, _mailbox) = opened();
+        drop(words);
+        let (said, status) = read_out(outlet).await;
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(said.len(), 1);
+    }
 }

@@ -3,8 +3,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::model::{ById, IdSet, Presence, UserId, WorkLocation};
@@ -55,10 +57,33 @@ impl<'de> Visitor<'de> for Entries<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut presences = ById::default();
         presences.reserve(self.0.len());
-        while let Some(entry) = list.next_element::<Entry<'_>>()? {
+        while let Some(Object(entry)) = list.next_element::<Object<Entry<'_>>>()? {
             presences.extend(entry.read().filter(|(id, _)| self.0.contains(id)));
         }
         Ok(presences)
+    }
+}
+
+/// An object: what is derived would take a list for one, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Only<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Only<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        from.deserialize_map(Only(PhantomData))
     }
 }
 
@@ -75,16 +100,16 @@ struct Entry<'a> {
     #[serde(borrow)]
     activity: Option<Text<'a>>,
     #[serde(borrow)]
-    status_message: Option<StatusMessage<'a>>,
-    out_of_office_settings: Option<OutOfOffice>,
+    status_message: Option<Object<StatusMessage<'a>>>,
+    out_of_office_settings: Option<Object<OutOfOffice>>,
     #[serde(borrow)]
-    work_location: Option<WorkPlace<'a>>,
+    work_location: Option<Object<WorkPlace<'a>>>,
 }
 
 #[derive(Deserialize)]
 struct StatusMessage<'a> {
     #[serde(borrow)]
-    message: Option<Message<'a>>,
+    message: Option<Object<Message<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -118,12 +143,12 @@ impl Entry<'_> {
     fn read(&self) -> Option<(UserId, Presence)> {
         let id = self.id.0.parse().ok()?;
         let message = self.status_message.as_ref();
-        let message = message.and_then(|status| status.message.as_ref());
+        let message = message.and_then(|Object(status)| status.message.as_ref());
         let plain = message
-            .and_then(|message| text(message.content_type.as_ref()))
+            .and_then(|Object(message)| text(message.content_type.as_ref()))
             .is_none_or(|kind| kind.eq_ignore_ascii_case("text"));
         let content = message
-            .and_then(|message| text(message.content.as_ref()))
+            .and_then(|Object(message)| text(message.content.as_ref()))
             .filter(|_| plain);
         let (availability, activity) = (
             text(self.availability.as_ref()),
@@ -132,9 +157,9 @@ impl Entry<'_> {
         let mut presence =
             Presence::from_microsoft(availability, activity).with_status_message(content);
         let out_of_office = self.out_of_office_settings.as_ref();
-        presence.out_of_office = out_of_office.and_then(|of| of.is_out_of_office);
+        presence.out_of_office = out_of_office.and_then(|Object(of)| of.is_out_of_office);
         let place = self.work_location.as_ref();
-        let place = place.and_then(|place| text(place.work_location_type.as_ref()));
+        let place = place.and_then(|Object(place)| text(place.work_location_type.as_ref()));
         presence.work_location = place.and_then(WorkLocation::parse);
         Some((id, presence))
     }

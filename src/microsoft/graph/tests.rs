@@ -506,16 +506,20 @@ proptest! {
             field(&["", "null", "\"Busy\"", "\"b\\u0075sy \"", "\"Strange\""]),
             field(&["", "null", "\"InACall\"", "\"\"", "7"]),
             field(&["", "null", "{}", "{\"message\":{\"content\":\"hi\",\"contentType\":\"text\"}}",
-                "{\"message\":{\"content\":\"<b>\",\"contentType\":\"html\"}}", "{\"message\":null}", "[]"]),
-            field(&["", "null", "{\"isOutOfOffice\":true}", "{\"isOutOfOffice\":null}", "{\"isOutOfOffice\":\"x\"}"]),
-            field(&["", "null", "{\"workLocationType\":\"remote\"}", "{\"workLocationType\":\"moon\"}"]),
+                "{\"message\":{\"content\":\"<b>\",\"contentType\":\"html\"}}", "{\"message\":null}", "[]", "[{\"content\":\"hi\"}]", "{\"message\":[\"hi\",\"text\"]}"]),
+            field(&["", "null", "{\"isOutOfOffice\":true}", "{\"isOutOfOffice\":null}", "{\"isOutOfOffice\":\"x\"}", "[true]"]),
+            field(&["", "null", "{\"workLocationType\":\"remote\"}", "{\"workLocationType\":\"moon\"}", "[\"remote\"]"]),
             field(&["", "{\"@odata.type\":[1,2]}", "\"more\""]),
-        ), 0..5)
+        ), 0..5),
+        listed in any::<bool>(),
     ) {
         let names = ["id", "availability", "activity", "statusMessage", "outOfOfficeSettings", "workLocation", "else"];
         let value: Vec<Value> = entries
             .into_iter()
             .map(|(a, b, c, d, e, f, g)| {
+                if listed {
+                    return [a, b, c, d, e, f].into_iter().map(Option::unwrap_or_default).collect();
+                }
                 let fields = names.into_iter().zip([a, b, c, d, e, f, g]);
                 fields.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
             })
