@@ -16,10 +16,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure().compile_fds(set.clone())?;
     // The server of streams once more, without the call that opens them: its messages down are made in `wire::down`.
     for file in &mut set.file {
-        file.service
-            .retain(|service| service.method.iter().any(|call| call.server_streaming()));
+        file.service.retain(|service| {
+            service
+                .method
+                .iter()
+                .any(|call| call.server_streaming == Some(true))
+        });
         for service in &mut file.service {
-            service.method.retain(|call| !call.server_streaming());
+            service
+                .method
+                .retain(|call| call.server_streaming != Some(true));
         }
     }
     let down = out.join("down");

@@ -89,29 +89,37 @@ struct Packed {
     changed_at: u64,
 }
 
-/// A map by id, a map by name, and the names one after the other.
+/// Laid out by hand: of each tenant a map by id, a map by name, and the names one after the other.
 pub fn compact(many: Many) -> anyhow::Result<()> {
     let before = resident_bytes(std::process::id())?;
-    let mut names = String::new();
-    let (mut by_id, mut by_name) = (HashMap::new(), HashMap::new());
-    for person in 0..many.people {
-        let name = name(person);
-        let packed = Packed {
-            name: (u32::try_from(names.len())?, u16::try_from(name.len())?),
-            availability: 1,
-            activity: 1,
-            sequence: person as u64,
-            confirmed_at: 1,
-            changed_at: 1,
-        };
-        names.push_str(&name);
-        let hash = std::hash::BuildHasher::hash_one(by_id.hasher(), &name);
-        by_name.insert(hash, id(person));
-        by_id.insert(id(person), packed);
+    let mut tenants = Vec::new();
+    for tenant in 0..many.people.div_ceil(PER_TENANT) {
+        let people = tenant * PER_TENANT..((tenant + 1) * PER_TENANT).min(many.people);
+        // As large as they have to be, and no larger.
+        let mut names = String::with_capacity(people.clone().map(|n| name(n).len()).sum());
+        let mut by_id = HashMap::with_capacity(people.len());
+        let mut by_name = HashMap::with_capacity(people.len());
+        for person in people {
+            let name = name(person);
+            let packed = Packed {
+                name: (u32::try_from(names.len())?, u16::try_from(name.len())?),
+                availability: 1,
+                activity: 1,
+                sequence: person as u64,
+                confirmed_at: 1,
+                changed_at: 1,
+            };
+            names.push_str(&name);
+            let hash = std::hash::BuildHasher::hash_one(by_id.hasher(), &name);
+            by_name.insert(hash, id(person));
+            by_id.insert(id(person), packed);
+        }
+        tenants.push((names, by_id, by_name));
     }
     let bytes = resident_bytes(std::process::id())? - before;
     play(&Grown { bytes }, |(): ()| Ok(()))?;
-    let used = by_id.values().map(|p: &Packed| {
+    let packed = tenants.iter().flat_map(|(_, by_id, _)| by_id.values());
+    let used = packed.map(|p: &Packed| {
         u64::from(p.name.0)
             + u64::from(p.name.1)
             + u64::from(p.availability)
@@ -120,7 +128,10 @@ pub fn compact(many: Many) -> anyhow::Result<()> {
             + p.confirmed_at
             + p.changed_at
     });
-    std::hint::black_box((used.fold(0, u64::wrapping_add), by_name.len(), names.len()));
+    let names = tenants
+        .iter()
+        .map(|(names, _, by_name)| names.len() + by_name.len());
+    std::hint::black_box((used.fold(0, u64::wrapping_add), names.sum::<usize>()));
     Ok(())
 }
 

@@ -1,23 +1,31 @@
 //! How suites fare while somebody attacks: the delay from an answer to the suite, undisturbed and under attack, in the same process.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::BoxFuture;
 use presence_bridge::wire::v1;
 use presence_bridge::wire::v1::presence_service_client::PresenceServiceClient;
 use tokio::runtime::Runtime;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::attacks::{FLOODS, RESETS, strike};
+use crate::attacks::{FLOODS, RESETS};
 use crate::delivery::{Server, at};
+use crate::frames::Wire;
 use crate::process::resident_bytes;
 use crate::streams::{Opening, Setup};
 use crate::table::Row;
 
-/// Suites that are there; two more have credentials and mean harm.
-const STREAMS: usize = 10;
+/// Streams of suites that are there. Two suites more have credentials and mean harm: a suite has four streams.
+const STREAMS: usize = 8;
+const HARMFUL: [usize; 2] = [STREAMS, STREAMS + 4];
+
+/// Connections of an attacker at the same time: as many as one address may begin in a second.
+const ATTACKERS: usize = 20;
 
 /// Frames of one attack; then the attacker connects anew.
 const FRAMES: u32 = 50_000;
@@ -26,6 +34,9 @@ const FRAMES: u32 = 50_000;
 const BREATH: Duration = Duration::from_millis(50);
 
 const ANSWERS_PER_SECOND: usize = 20;
+
+/// By how many bytes the service's memory has grown at most while it was attacked.
+static MOST: AtomicU64 = AtomicU64::new(0);
 
 /// Opens a stream, as whoever has this credential.
 async fn stream(
@@ -56,8 +67,8 @@ async fn stream(
     Ok((client.watch(request).await?.into_inner(), up))
 }
 
-/// A watch list that never rests.
-async fn restless(url: &str, opening: &Opening) -> anyhow::Result<()> {
+/// A watch list that never rests. Each change of it is a blow.
+async fn restless(url: &str, opening: &Opening, blows: &AtomicUsize) -> anyhow::Result<()> {
     let (mut down, up) = stream(url, opening, None).await?;
     let flips = async {
         for nth in 0_usize.. {
@@ -70,6 +81,7 @@ async fn restless(url: &str, opening: &Opening) -> anyhow::Result<()> {
                 upns,
             }));
             up.send(v1::WatchRequest { request }).await?;
+            blows.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     };
@@ -84,15 +96,28 @@ async fn restless(url: &str, opening: &Opening) -> anyhow::Result<()> {
 }
 
 /// Reads nothing, for ever.
-async fn deaf(url: &str, opening: &Opening) -> anyhow::Result<()> {
+async fn deaf(url: &str, opening: &Opening, blows: &AtomicUsize) -> anyhow::Result<()> {
     let _stream = stream(url, opening, Some(1024)).await?;
+    blows.fetch_add(1, Ordering::Relaxed);
     std::future::pending().await
+}
+
+/// The same frames over one connection after the other. Each connection is a blow.
+async fn flood(address: SocketAddr, bytes: Arc<[u8]>, blows: Arc<AtomicUsize>) {
+    loop {
+        let mut wire = Wire::greet(address).await;
+        blows.fetch_add(1, Ordering::Relaxed);
+        if wire.say(&bytes).await.is_ok() {
+            wire.ended().await;
+        }
+        tokio::time::sleep(BREATH).await;
+    }
 }
 
 /// Everything one after the other, each beside its own quiet time.
 pub fn siege(runtime: &Runtime, seconds: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let setup = Setup {
-        streams: STREAMS + 2,
+        streams: HARMFUL[1] + 1,
         people: 500,
         watched: 500,
         tls: false,
@@ -100,19 +125,31 @@ pub fn siege(runtime: &Runtime, seconds: usize, rows: &mut Vec<Row>) -> anyhow::
     let mut server = Server::start_some(runtime, "product", setup, STREAMS)?;
     let url = server.ready.url.clone();
     let address: SocketAddr = url.rsplit('/').next().context("an address")?.parse()?;
-    let mut harmful = server.ready.openings.split_off(STREAMS);
-    let (deaf_one, restless_one) = (harmful.remove(0), harmful.remove(0));
+    let [deaf_one, restless_one] =
+        HARMFUL.map(|nth| std::mem::take(&mut server.ready.openings[nth]));
     let answers = seconds * ANSWERS_PER_SECOND;
     server.run(runtime, ANSWERS_PER_SECOND, 50_000, 10)?;
-    let mut attacked = |name: &str, attack: futures_util::future::BoxFuture<'static, ()>| {
+    let blows = Arc::new(AtomicUsize::new(0));
+    let mut attacked = |name: &str, attacks: Vec<BoxFuture<'static, ()>>| {
         let quiet = server.run(runtime, answers, 50_000, 10)?;
-        let memory = resident_bytes(server.part.pid())?;
-        let attacking = runtime.spawn(attack);
+        let (pid, before) = (server.part.pid(), resident_bytes(server.part.pid())?);
+        blows.store(0, Ordering::Relaxed);
+        let watching = runtime.spawn(async move {
+            let mut most = before;
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                most = resident_bytes(pid).map_or(most, |now| now.max(most));
+                MOST.store((most - before).max(0.0).to_bits(), Ordering::Relaxed);
+            }
+        });
+        let attacking: Vec<_> = attacks.into_iter().map(|one| runtime.spawn(one)).collect();
         let loud = server.run(runtime, answers, 50_000, 10)?;
-        let ended = attacking.is_finished();
-        attacking.abort();
-        let grown = (resident_bytes(server.part.pid())? - memory) / f64::from(1 << 20);
-        anyhow::ensure!(!ended, "the attack {name} ended too early");
+        for task in attacking.iter().chain([&watching]) {
+            task.abort();
+        }
+        let grown = f64::from_bits(MOST.load(Ordering::Relaxed)) / f64::from(1 << 20);
+        let struck = blows.load(Ordering::Relaxed);
+        anyhow::ensure!(struck > 0, "the attack {name} did not take place");
         anyhow::ensure!(
             quiet.delivered == loud.delivered,
             "under attack ({name}) changes were lost"
@@ -133,27 +170,26 @@ pub fn siege(runtime: &Runtime, seconds: usize, rows: &mut Vec<Row>) -> anyhow::
     for attack in RESETS.iter().chain(FLOODS) {
         // Made once: it is not the attacker's work that is measured.
         let bytes = (attack.bytes)(FRAMES);
-        let flood = async move {
-            loop {
-                strike(address, &bytes).await;
-                tokio::time::sleep(BREATH).await;
-            }
-        };
-        attacked(attack.name, Box::pin(flood))?;
+        let bytes: Arc<[u8]> = bytes.into();
+        let floods = (0..ATTACKERS).map(|_| -> BoxFuture<'static, ()> {
+            Box::pin(flood(address, Arc::clone(&bytes), Arc::clone(&blows)))
+        });
+        attacked(attack.name, floods.collect())?;
     }
-    let to = url.clone();
+    let (to, seen) = (url.clone(), Arc::clone(&blows));
     let flips = async move {
         loop {
-            let _ = restless(&to, &restless_one).await;
+            let _ = restless(&to, &restless_one, &seen).await;
             tokio::time::sleep(BREATH).await;
         }
     };
-    attacked("a watch list that never rests", Box::pin(flips))?;
+    attacked("a watch list that never rests", vec![Box::pin(flips)])?;
+    let seen = Arc::clone(&blows);
     let silent = async move {
         loop {
-            let _ = deaf(&url, &deaf_one).await;
+            let _ = deaf(&url, &deaf_one, &seen).await;
             tokio::time::sleep(BREATH).await;
         }
     };
-    attacked("a reader that stops for ever", Box::pin(silent))
+    attacked("a reader that stops for ever", vec![Box::pin(silent)])
 }

@@ -55,7 +55,7 @@ impl Setup {
 }
 
 /// How a stream is opened.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Opening {
     pub bearer: String,
     pub watch: Vec<String>,
@@ -78,7 +78,7 @@ pub enum Drive {
         apart_us: u64,
         changes: usize,
     },
-    /// As much as goes, for so many seconds.
+    /// As much as goes, for so many seconds: the reference only.
     Flood { seconds: u64 },
 }
 
@@ -221,15 +221,8 @@ pub fn product(setup: Setup) -> anyhow::Result<()> {
         } => Ok(runtime.block_on(paced(answers, apart_us, async |_| {
             apply(&tenant, turns.next(changes).collect());
         }))),
-        Drive::Flood { seconds } => {
-            let until = now_us() + seconds * 1_000_000;
-            while now_us() < until {
-                apply(&tenant, turns.next(setup.people.min(650)).collect());
-                // As a sweep does between its answers.
-                std::thread::yield_now();
-            }
-            Ok(Driven { at_us: Vec::new() })
-        }
+        // What is newer replaces what waits: without a pace there would be no telling what a change costs.
+        Drive::Flood { .. } => anyhow::bail!("the product is driven by answers"),
     })
 }
 
