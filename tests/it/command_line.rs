@@ -118,6 +118,11 @@ async fn tables_say_how_the_connection_is_why_and_what_to_do() {
     assert!(of_well.contains(" 3 / 3 150 ms 1 / 1 "), "{of_well}");
     assert!(of_well.ends_with(&well.id().to_string()), "{of_well}");
     assert!(line(&list, "beta.example").contains("needs administrator"));
+    let of_ill = line(&list, "beta.example");
+    assert!(
+        of_ill.contains(" not read not read "),
+        "neither covered nor read: {of_ill}"
+    );
     assert!(list.out.contains("\nbeta.example: ") && list.out.contains("\n  To do: "));
     let narrow = told(stage.folder(), &["tenant", "list"], &[("COLUMNS", "50")]).await;
     assert!(narrow.out.contains("connected") && !narrow.out.contains(&well.id().to_string()));

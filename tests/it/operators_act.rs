@@ -2,11 +2,12 @@
 
 use presence_bridge::cloud::operators::password::Stored;
 use presence_bridge::cloud::store::{OperatorSession, Role};
+use presence_bridge::model::CoverageState;
 use presence_bridge::secret::{random_token, sha256};
 use presence_bridge::simulator::Tenant;
 
 use crate::operators_sign_in::{guarded, signed_in, stranger};
-use crate::support::stage::{Stage, until};
+use crate::support::stage::{Stage, until, upns};
 use crate::support::visitor::Visitor;
 
 /// Somebody who may look and not act.
@@ -131,6 +132,55 @@ async fn a_viewer_sees_everything_and_does_nothing() {
     let export = visitor.post("/audit/export", &[("format", "csv")]).await;
     assert_eq!(export.status, 403);
     assert!(deeds(&stage, &tenant).await.is_empty());
+}
+
+#[tokio::test]
+async fn who_is_not_read_is_not_shown_as_covered_and_both_pages_have_one_colour() {
+    let stage = guarded().await;
+    let tenant = stage.tenant("alpha.example", 2).await;
+    let mut names = upns(&tenant);
+    let suite = stage.watching_all(&tenant, "Berlin").await;
+    suite.until_all_fresh().await;
+    let visitor = signed_in(&stage).await;
+    let (overview, page) = ("/?q=alpha", format!("/tenants/{}", tenant.id()));
+    let covered = visitor.get(overview).await.body;
+    assert!(
+        covered.contains("<td data-label=\"Covered\" class=\"\">2 / 2<svg"),
+        "{covered}"
+    );
+    let covered = visitor.get(&page).await.body;
+    assert!(covered.contains("<strong>2 / 2</strong>") && covered.contains("class=\"meter \""));
+    // One who is not there: less than all, in the same colour everywhere.
+    names.push("nobody@alpha.example".into());
+    let other = stage.watching(&tenant, "Paris", names).await;
+    other
+        .until_covers("nobody@alpha.example", CoverageState::NotFound)
+        .await;
+    let less = visitor.get(overview).await.body;
+    assert!(
+        less.contains("<td data-label=\"Covered\" class=\"short\">2 / 3<svg"),
+        "{less}"
+    );
+    assert!(
+        visitor
+            .get(&page)
+            .await
+            .body
+            .contains("class=\"meter short\"")
+    );
+    visitor.post(&format!("{page}/pause"), &[]).await;
+    suite.until_state("suspended").await;
+    let paused = visitor.get(overview).await.body;
+    assert!(
+        paused.contains("<td data-label=\"Covered\" class=\"short\">not read</td>"),
+        "{paused}"
+    );
+    let paused = visitor.get(&page).await.body;
+    assert!(
+        paused.contains("nobody of the 3 who are watched is covered"),
+        "{paused}"
+    );
+    assert!(!paused.contains("class=\"meter") && !paused.contains("2 / 3"));
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use presence_bridge::model::Timestamp;
 use presence_bridge::secret::KeyRing;
 use serde::Serialize;
 
-use super::output::{chain, say, say_json};
+use super::output::{chain, say, say_json, time};
 use super::talk::{Ask, Service};
 
 /// Less room than this is as good as none: the log of the database and a backup need it.
@@ -116,7 +116,7 @@ pub async fn doctor(config: &CloudConfig, wanted: Option<&str>, json: bool) -> a
         None => None,
     };
     let mut hops = microsoft::hops(config, row, known.as_ref()).await;
-    hops.extend([stored, key]);
+    hops.extend([organisation(row, known.as_ref()), stored, key]);
     hops.extend(listeners::hops(config).await);
     let ok = hops.iter().all(|hop| hop.state != State::Failed);
     let report = Report {
@@ -150,6 +150,34 @@ fn print(report: &Report) {
     }
     if let Some(name) = &report.tenant {
         say(&format!("\nMicrosoft was asked by {name}."));
+    }
+}
+
+/// Whether it is to be read at all.
+fn organisation(row: Option<&TenantRow>, known: Option<&TenantDetail>) -> Hop {
+    const HOP: &str = "organisation";
+    let Some(row) = row else {
+        return Hop::not_tried(HOP, "none is connected, or all are paused");
+    };
+    let (name, id) = (&row.name, row.id);
+    match row.status {
+        TenantStatus::Active => Hop::ok(HOP, format!("{name} is to be read")),
+        TenantStatus::Suspended => {
+            let since = known.and_then(|known| known.line.health.since);
+            let since = since.map_or(String::new(), |at| format!(" since {}", time(at)));
+            Hop::failed(
+                HOP,
+                format!("{name} is paused by an operator{since}, so nobody of it is read"),
+                format!(
+                    "when it is to be read again: presence-cloud tenant resume {id}, or on its page"
+                ),
+            )
+        }
+        TenantStatus::Gone => Hop::failed(
+            HOP,
+            format!("{name} was off-boarded, so nobody of it is read"),
+            "connect it anew: presence-cloud tenant add, or on the pages",
+        ),
     }
 }
 

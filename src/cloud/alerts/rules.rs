@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::cloud::operations::view::operators_step;
 use crate::cloud::store::{RefreshFacts, Waiting};
 use crate::microsoft::Ending;
 use crate::model::{Cause, Health, HealthState, SuiteId, TenantId, Timestamp};
@@ -765,10 +766,7 @@ fn connection(tenant: &TenantFacts, served: &Served, found: &mut Judgement) {
             severity,
             title,
             sentence(&cause, "Microsoft gives no access."),
-            format!(
-                "{} Send the customer a link to his status page.",
-                cause.remedy
-            ),
+            operators_step(&cause.remedy),
         )
     };
     match served.health.state {

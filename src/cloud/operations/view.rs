@@ -93,8 +93,17 @@ pub struct HealthLine {
     pub correlation_id: String,
 }
 
+/// What the operator does about a connection that only the customer can mend, with what the customer reads to do there.
+pub fn operators_step(remedy: &str) -> String {
+    const STEP: &str = "Send the customer a link to the status page: presence-cloud tenant relink, or on the tenant's page.";
+    match remedy {
+        "" => STEP.into(),
+        theirs => format!("{STEP} There the customer reads: {theirs}"),
+    }
+}
+
 impl HealthLine {
-    /// As known: from what is served, or else from what is stored.
+    /// As known: from what is served, or else from what is stored. It speaks to the operator.
     pub fn of(status: TenantStatus, figures: Option<&TenantFigures>) -> Self {
         let stored = match status {
             TenantStatus::Active => HealthState::Pending,
@@ -112,6 +121,14 @@ impl HealthLine {
             cause.remedy =
                 "Resume it when it is to be read again: on its page, or presence-cloud tenant resume."
                     .into();
+        }
+        let is_refused = figures.is_some_and(|f| f.refused);
+        match state {
+            HealthState::NeedsReauthorization | HealthState::NeedsAdministrator => {
+                cause.remedy = operators_step(&cause.remedy);
+            }
+            HealthState::Degraded if is_refused => cause.remedy = operators_step(&cause.remedy),
+            _ => {}
         }
         Self {
             state: state.as_str().into(),
@@ -248,6 +265,17 @@ pub struct Live {
     pub renewals_failed: u32,
     /// Whether a service account signs in for it.
     pub signs_in: bool,
+}
+
+impl Live {
+    /// Whether anybody is read just now: only then coverage says anything.
+    pub fn is_read(&self, now: Timestamp) -> bool {
+        let Some(cadence) = self.cadence_ms else {
+            return false;
+        };
+        let patience = SILENCE.max(Duration::from_millis(cadence.saturating_mul(3)));
+        self.last_read.is_some_and(|at| at.until(now) < patience)
+    }
 }
 
 /// One tenant in the overview.

@@ -206,7 +206,10 @@ struct Row {
     budget: String,
     covered: String,
     permille: usize,
-    uncovered: bool,
+    /// How it is drawn, wherever it is: with nothing beside it if all is well.
+    coverage_class: &'static str,
+    watched: usize,
+    is_read: bool,
     suites: String,
     suites_missing: bool,
     token: String,
@@ -221,6 +224,7 @@ impl Row {
         let coverage = live.map(|l| l.coverage).unwrap_or_default();
         let cadence_ms = live.and_then(|l| l.cadence_ms);
         let wanted_ms = live.map_or(0, |l| l.wanted_ms);
+        let is_read = live.is_some_and(|l| l.is_read(now));
         Self {
             id: of.id,
             name: of.name.clone(),
@@ -239,13 +243,19 @@ impl Row {
             budget: live
                 .map(|l| format!("{} / {}", l.budget_used, l.budget_allowed))
                 .unwrap_or_default(),
-            covered: if coverage.watched > 0 {
+            covered: if coverage.watched > 0 && is_read {
                 format!("{} / {}", coverage.monitored, coverage.watched)
             } else {
                 String::new()
             },
             permille: coverage.monitored * 1000 / coverage.watched.max(1),
-            uncovered: coverage.uncovered() > 0,
+            coverage_class: if coverage.uncovered() > 0 || !is_read {
+                "short"
+            } else {
+                ""
+            },
+            watched: coverage.watched,
+            is_read,
             suites: format!("{} / {}", of.suites_connected, of.suites),
             suites_missing: of.suites_connected < of.suites,
             token: live
@@ -297,7 +307,7 @@ fn sort(lines: &mut [TenantLine], by: &str, down: bool) {
             }),
             "coverage" => live(l, |l| {
                 let c = l.coverage;
-                (c.watched > 0)
+                (c.watched > 0 && l.cadence_ms.is_some())
                     .then(|| u64::try_from(c.monitored * 1_000_000 / c.watched).unwrap_or(0))
             }),
             "suites" => count(l.suites_connected),

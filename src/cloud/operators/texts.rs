@@ -133,6 +133,8 @@ texts! {
         share_nothing: "nothing",
         coverage: "Coverage",
         coverage_text: "of those watched are covered",
+        none_read: "Not read: nobody of the {} who are watched is covered just now.",
+        nobody_watched: "Nobody is watched.",
         resolving: "{} are being looked up",
         reasons: "Not covered",
         people: "Who, shortened",

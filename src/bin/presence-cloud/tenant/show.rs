@@ -22,9 +22,10 @@ fn cadence(live: &Live) -> String {
     }
 }
 
-fn covered(live: &Live) -> String {
+fn covered(live: &Live, now: Timestamp) -> String {
     match live.coverage.watched {
         0 => String::new(),
+        _ if !live.is_read(now) => "not read".into(),
         watched => format!("{} / {watched}", live.coverage.monitored),
     }
 }
@@ -53,8 +54,6 @@ pub fn list(found: &Tenants, filtered: bool) {
         });
         return;
     }
-    let of =
-        |of: fn(&Live) -> String, line: &TenantLine| line.live.as_ref().map(of).unwrap_or_default();
     let rows: Vec<_> = found
         .tenants
         .iter()
@@ -63,8 +62,10 @@ pub fn list(found: &Tenants, filtered: bool) {
                 t.name.clone(),
                 health(t).into(),
                 ago(t.health.since, found.at),
-                of(covered, t),
-                of(cadence, t),
+                t.live
+                    .as_ref()
+                    .map_or(String::new(), |l| covered(l, found.at)),
+                t.live.as_ref().map(cadence).unwrap_or_default(),
                 suites(t),
                 match t.alerts {
                     0 => String::new(),
@@ -147,7 +148,7 @@ pub fn one(d: &TenantDetail) {
     ]);
     if let Some(live) = &line.live {
         facts(&[
-            ("Covered", covered(live)),
+            ("Covered", covered(live, d.at)),
             ("Read every", cadence(live)),
             ("Last read", maybe(live.last_read)),
             (
