@@ -184,6 +184,47 @@ async fn who_is_not_read_is_not_shown_as_covered_and_both_pages_have_one_colour(
 }
 
 #[tokio::test]
+async fn an_address_with_a_typo_gets_a_page_with_a_way_back() {
+    let stage = guarded().await;
+    let tenant = stage.tenant("alpha.example", 1).await;
+    let visitor = signed_in(&stage).await;
+    let suite = format!("/tenants/{}/suites/xyz/revoke", tenant.id());
+    for (path, status) in [
+        ("/nowhere", 404),
+        ("/tenants/xyz", 404),
+        ("/tenants/%FF", 404),
+        ("/tenants/xyz/offboard", 404),
+        (&suite, 404),
+        ("/assets/%FF", 404),
+        ("/audit?before=abc", 400),
+        ("/audit?tenant=abc", 400),
+        ("/?q=a&q=b", 400),
+    ] {
+        let page = visitor.get(path).await;
+        assert_eq!(page.status, status, "{path}: {}", page.body);
+        assert!(
+            page.header("content-type").starts_with("text/html"),
+            "{path}"
+        );
+        assert!(
+            page.body.contains("<a class=\"button\" href=\"/\">"),
+            "{path}"
+        );
+        assert!(
+            !page.body.contains("xyz") && !page.body.contains("parse"),
+            "{path}"
+        );
+    }
+    let page = visitor.post("/tenants/xyz/pause", &[]).await;
+    assert!(
+        page.status == 404 && page.body.contains("class=\"button\""),
+        "{page:?}"
+    );
+    let page = stranger(&stage).get("/tenants/xyz").await;
+    assert_eq!((page.status, page.location().as_str()), (303, "/sign-in"));
+}
+
+#[tokio::test]
 async fn a_suite_is_revoked_only_under_its_own_tenant() {
     let stage = guarded().await;
     let alpha = stage.tenant("alpha.example", 1).await;

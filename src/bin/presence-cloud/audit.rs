@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::output::{note, say, say_json};
-use super::talk::{Ask, Talk};
+use super::talk::{Ask, Intent, Talk};
 use super::tenant::show;
 
 #[derive(Args)]
@@ -27,7 +27,7 @@ pub struct Entries {
 }
 
 pub async fn audit(config: &Path, ask: &Ask, wanted: Entries) -> anyhow::Result<()> {
-    let talk = Talk::open(config, ask).await?;
+    let talk = Talk::open(config, ask, Intent::Look).await?;
     let of = talk.pick_if(wanted.tenant.as_deref()).await?;
     if wanted.export {
         let text = talk.export(of).await?;

@@ -7,7 +7,7 @@ mod microsoft;
 
 use std::path::Path;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud::admin;
 use presence_bridge::cloud::operations::view::TenantDetail;
@@ -103,7 +103,7 @@ pub async fn doctor(config: &CloudConfig, wanted: Option<&str>, json: bool) -> a
     let row = match wanted {
         Some(wanted) => {
             let found = admin::pick_tenant(&tenants, |t| (t.id, t.name.as_str()), wanted);
-            Some(found.map_err(|e| anyhow!(e))?)
+            Some(found?)
         }
         // One by which a token can be tried, if there is one.
         None => tenants

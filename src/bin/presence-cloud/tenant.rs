@@ -20,7 +20,7 @@ use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
 use serde_json::json;
 
 use super::output::{chain, note, say, say_json, time};
-use super::talk::{Ask, Talk};
+use super::talk::{Ask, Intent, Talk};
 
 #[derive(Subcommand)]
 pub enum Tenant {
@@ -199,7 +199,11 @@ pub async fn tenant(config: &Path, ask: &Ask, command: Tenant) -> anyhow::Result
     if let Tenant::Add(new) = command {
         return add(&super::read(config)?, ask, new).await;
     }
-    let talk = Talk::open(config, ask).await?;
+    let intent = match command {
+        Tenant::List { .. } | Tenant::Show(_) => Intent::Look,
+        _ => Intent::Act,
+    };
+    let talk = Talk::open(config, ask, intent).await?;
     match command {
         Tenant::Add(_) => {}
         Tenant::List {

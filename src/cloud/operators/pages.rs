@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::desk::{Answer, Common, Desk, Failure, Nothing, Order, Viewer, page};
+use super::desk::{Answer, Common, Desk, Failure, Nothing, Order, Place, Viewer, Wanted, page};
 use super::texts::Texts;
 use crate::cloud::operations::Tested;
 use crate::cloud::operations::view::{
@@ -421,7 +421,7 @@ fn overview_page(
 pub async fn overview(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Query(wish): Query<Wish>,
+    Wanted(wish): Wanted<Wish>,
     headers: HeaderMap,
 ) -> Answer {
     let seen = desk.operations().overview().await?;
@@ -455,8 +455,8 @@ pub struct Done {
 pub async fn tenant(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Path(id): Path<Uuid>,
-    Query(done): Query<Done>,
+    Place(id): Place<Uuid>,
+    Wanted(done): Wanted<Done>,
     headers: HeaderMap,
 ) -> Answer {
     let detail = desk.operations().tenant(TenantId(id)).await?;
@@ -502,7 +502,7 @@ struct SuitesPage {
 pub async fn suites(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Query(search): Query<Search>,
+    Wanted(search): Wanted<Search>,
     headers: HeaderMap,
 ) -> Answer {
     let mut suites = desk.operations().suites(None).await?;
@@ -586,7 +586,7 @@ struct AuditPage {
 pub async fn audit(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Query(wish): Query<Entries>,
+    Wanted(wish): Wanted<Entries>,
 ) -> Answer {
     let tenant = wish.tenant.map(TenantId);
     let tenant_name = match tenant {

@@ -56,6 +56,8 @@ texts! {
         expired_text: "The page this came from is too old. Go back, reload it, and try again. Nothing was changed.",
         not_found: "Not there",
         not_found_text: "There is no such page, tenant or suite.",
+        bad_address: "Not understood",
+        bad_address_text: "Something in this address is written as none of our pages writes it. Begin again at the overview.",
         refused: "Not done",
         not_signed_in: "You are not signed in",
         wait: "Please wait",
