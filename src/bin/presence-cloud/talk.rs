@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use http::Method;
+use http::{Method, StatusCode};
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud;
 use presence_bridge::cloud::operations::answers::{
@@ -21,10 +21,13 @@ use presence_bridge::cloud::operators::api::{BASE, ProblemBody, local};
 use presence_bridge::cloud::store::{Actor, Role, Store};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::model::{SuiteId, TenantId};
-use presence_bridge::secret::{KeyRing, ReadSecretError, SealError, Secret, read_secret_file};
+use presence_bridge::secret::{
+    KeyRing, ReadSecretError, SealError, Secret, read_secret_file, sha256,
+};
 use reqwest::Certificate;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use url::Url;
 
 use super::output::note;
@@ -110,6 +113,8 @@ pub struct Service {
     client: reqwest::Client,
     base: Url,
     proof: Proof,
+    /// Which start of the service it is, once it was asked for.
+    start: OnceCell<String>,
 }
 
 /// Nothing listens.
@@ -233,6 +238,7 @@ impl Service {
             client: client(roots.unwrap_or_default(), None)?,
             base: url.clone(),
             proof: Proof::Token(token),
+            start: OnceCell::new(),
         })
     }
 
@@ -247,6 +253,7 @@ impl Service {
             client,
             base,
             proof,
+            start: OnceCell::new(),
         })
     }
 
@@ -255,14 +262,39 @@ impl Service {
         self.base.origin().ascii_serialization()
     }
 
-    fn token(&self) -> anyhow::Result<Secret> {
-        match &self.proof {
-            Proof::Token(token) => Ok(token.clone()),
-            Proof::Keys(keys) => {
-                let actor = Actor::of_this_account().name();
-                Ok(local::prove(keys, &actor, Clock::system().now())?)
-            }
-        }
+    /// What shows who we are, for this request alone if it is a proof.
+    async fn token(&self, method: &Method, url: &Url, body: &[u8]) -> anyhow::Result<Secret> {
+        let keys = match &self.proof {
+            Proof::Token(token) => return Ok(token.clone()),
+            Proof::Keys(keys) => keys,
+        };
+        let start = self.start.get_or_try_init(|| self.ask_for_start()).await?;
+        let target = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let errand = local::Errand {
+            start,
+            method: method.as_str(),
+            target: &target,
+            body: sha256(body),
+        };
+        let actor = Actor::of_this_account().name();
+        Ok(local::prove(keys, &actor, &errand, Clock::system().now())?)
+    }
+
+    /// Which start of the service it is: it says so to everybody who is not signed in.
+    async fn ask_for_start(&self) -> anyhow::Result<String> {
+        let (url, where_) = (self.base.join(&format!("{BASE}/me"))?, self.address());
+        let response = match self.client.get(url).timeout(FIRST).send().await {
+            Ok(response) => response,
+            Err(e) if refused(&e) => return Err(NobodyThere(where_).into()),
+            Err(e) => return Err(unanswered(e, &where_, false)),
+        };
+        let start = response.headers().get(local::START);
+        let start = start.and_then(|start| start.to_str().ok());
+        let start = start.with_context(|| no_service_of_ours(&where_, response.status()))?;
+        Ok(start.to_owned())
     }
 
     async fn raw(
@@ -278,13 +310,17 @@ impl Service {
             url.query_pairs_mut().extend_pairs(query);
         }
         let changes = method != Method::GET;
+        let body = body.map(|body| serde_json::to_vec(&body)).transpose()?;
+        let body = body.unwrap_or_default();
+        let token = self.token(&method, &url, &body).await?;
         let mut request = self
             .client
             .request(method, url)
             .timeout(patience)
-            .bearer_auth(self.token()?.expose());
-        if let Some(body) = body {
-            request = request.json(&body);
+            .bearer_auth(token.expose());
+        if !body.is_empty() {
+            let json = (http::header::CONTENT_TYPE, "application/json");
+            request = request.header(json.0, json.1).body(body);
         }
         let where_ = self.address();
         let response = match request.send().await {
@@ -301,10 +337,7 @@ impl Service {
             return Ok(text);
         }
         let Ok(problem) = serde_json::from_str::<ProblemBody>(&text) else {
-            bail!(
-                "what answers at {where_} is no presence-cloud of this version (status {})",
-                status.as_u16()
-            );
+            bail!(no_service_of_ours(&where_, status));
         };
         let told = match (problem.code.as_ref(), &self.proof) {
             ("not-signed-in", Proof::Keys(_)) => format!(
@@ -367,6 +400,13 @@ impl Service {
         let text = self.raw(Method::GET, "/me", &[], None, FIRST).await?;
         self.read(&text)
     }
+}
+
+fn no_service_of_ours(at: &str, status: StatusCode) -> String {
+    format!(
+        "what answers at {at} is no presence-cloud of this version (status {}); restart the service if it was just replaced",
+        status.as_u16()
+    )
 }
 
 /// Why there is no whole answer, and what to do.

@@ -289,6 +289,15 @@ impl Gate {
         self.enter(address, now).err()
     }
 
+    /// How long an address has to wait just now; nothing is counted.
+    pub fn waits(&self, address: IpAddr, now: Timestamp) -> Option<Duration> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries = known.get(&address)?;
+        let free_at = tries.free_at();
+        (tries.wrong >= FREE && now < free_at && tries.last.until(now) < FORGIVEN)
+            .then(|| now.until(free_at))
+    }
+
     /// Forgets what an address has tried: somebody there has shown who he is.
     pub fn forgive(&self, counted: IpAddr) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -386,11 +395,13 @@ mod tests {
         for _ in 0..12 {
             let wait = gate.enter(a, now).unwrap_err();
             waits.push(wait.as_secs());
+            assert_eq!(gate.waits(a, now), Some(wait), "and asking counts nothing");
             now = now.plus(wait);
             assert_eq!(gate.enter(a, now), Ok(a));
         }
         assert_eq!(&waits[..4], [1, 2, 4, 8]);
         assert_eq!(waits.last(), Some(&900));
+        assert_eq!(gate.waits(b, now), None);
         assert_eq!(gate.enter(b, now), Ok(b));
         now = now.plus(FORGIVEN);
         assert_eq!(gate.enter(a, now), Ok(a));
