@@ -70,7 +70,9 @@ pub enum OperationError {
     #[error("there are no pages to link to: set [web] listen in the configuration")]
     NoPages,
     /// There is no mail server.
-    #[error("no mail can be sent: configure the mail server under [smtp], or copy the link")]
+    #[error(
+        "no mail can be sent: configure the mail server under [smtp], or make a link and send it yourself"
+    )]
     NoMail,
     /// It is not an address.
     #[error("this is not an address such as it@example.com")]

@@ -233,6 +233,19 @@ async fn tokens_are_made_listed_and_revoked_by_operators() {
     assert_eq!(revoke().await.status, 204);
     assert_eq!(reports.get("/me").await.status, 401);
     assert_eq!(problem(&revoke().await, 404), "no-such-token");
+    // Who has a token for a day makes none for a year.
+    let operations = stage.cloud().unwrap().operations();
+    let my_end = asker::json(&asker.get("/me").await)["until"].clone();
+    let wish = r#"{"name":"longer","role":"operator","days":365}"#;
+    let made = asker::json(&asker.post("/api-tokens", wish).await);
+    let ends = |value: &serde_json::Value| -> presence_bridge::model::Timestamp {
+        serde_json::from_value(value.clone()).unwrap()
+    };
+    assert!(
+        ends(&made["expires_at"]) <= ends(&my_end),
+        "{made} {my_end}"
+    );
+    assert!(operations.now() < ends(&made["expires_at"]));
     for bad in [
         r#"{"name":"a b","role":"viewer"}"#,
         r#"{"name":"a","role":"viewer","days":366}"#,

@@ -397,6 +397,8 @@ async fn the_end_of_our_credential_is_told_three_times_and_then_that_it_has_come
     story
         .until_heard("credential-ended", &[("raised", "critical")], 1)
         .await;
+    pass(1).await;
+    story.until_heard(kind, &heard, 0).await;
     // What was told as a notice, the mailbox hears of first when it is a warning.
     assert!(story.mails_about("[warning] Our client secret no. 1 ends within 14 days") >= 1);
     story.days.stage.world.stop_cloud().await;
@@ -582,6 +584,37 @@ async fn alerts_go_on_over_a_restart_and_are_told_once() {
     story.days.pass(HOUR).await;
     story.until_heard(kind, &lost, 0).await;
     assert!(story.folder.path().exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_with_another_name_hears_of_what_is_open_and_once_that_it_is_over() {
+    let mut story = Story::begin(ServiceAccount).await;
+    story.days.tenant.reset_password(&story.days.account());
+    let kind = "connection-lost";
+    let lost = [("raised", "warning"), ("escalated", "critical")];
+    story.until_heard(kind, &lost, 14).await;
+    let mails = story.mails_about("has to sign in again");
+    story.days.stage.world.stop_cloud().await;
+    let file = story.days.stage.folder().join("cloud.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let renamed = config.replacen("name = \"on call\"", "name = \"night watch\"", 1);
+    assert_ne!(config, renamed);
+    std::fs::write(&file, renamed).unwrap();
+    story.days.stage.world.start_cloud().await.unwrap();
+    let again = [lost[0], lost[1], ("raised", "critical")];
+    story.until_heard(kind, &again, 3).await;
+    assert_eq!(
+        story.mails_about("has to sign in again"),
+        mails,
+        "the team has been told"
+    );
+    let by = presence_bridge::cloud::store::Actor::Operator("olga".into());
+    let operations = story.days.stage.cloud().unwrap().operations();
+    operations.pause(&by, story.days.tenant.id()).await.unwrap();
+    let over = [again[0], again[1], again[2], ("closed", "critical")];
+    story.until_heard(kind, &over, 3).await;
+    story.days.pass(STEP).await;
+    story.until_heard(kind, &over, 0).await;
 }
 
 #[tokio::test(start_paused = true)]

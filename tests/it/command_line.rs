@@ -143,6 +143,13 @@ async fn tables_say_how_the_connection_is_why_and_what_to_do() {
     let audit = run(&stage, &["audit", "--limit", "1"]).await;
     assert_eq!(audit.out.lines().count(), 2, "{audit:?}");
     assert!(audit.err.starts_with("Older ones: --before "));
+    run(&stage, &["tenant", "pause", "beta"]).await;
+    let narrow = ["audit", "--limit", "1"];
+    let narrow = told(stage.folder(), &narrow, &[("COLUMNS", "60")]).await;
+    assert!(
+        line(&narrow, "tenant.paused").contains("beta.example"),
+        "{narrow:?}"
+    );
 }
 
 #[tokio::test]

@@ -283,6 +283,12 @@ async fn the_audit_log_is_exported_and_that_it_was_stands_in_it() {
     visitor
         .post(&format!("/tenants/{}/pause", tenant.id()), &[])
         .await;
+    let shown = visitor.get("/audit").await.body;
+    let named = format!(
+        "<a href=\"/audit?tenant={}\">alpha.example</a>",
+        tenant.id()
+    );
+    assert!(shown.contains(&named), "{shown}");
     let csv = visitor.post("/audit/export", &[("format", "csv")]).await;
     assert!(csv.header("content-disposition").starts_with("attachment"));
     assert!(csv.body.contains("\"audit.exported\"") && csv.body.contains("\"tenant.paused\""));

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::Args;
+use presence_bridge::cloud::operations::filter::TenantFilter;
 
 use super::output::{note, say, say_json};
 use super::talk::{Ask, Intent, Talk};
@@ -43,7 +44,9 @@ pub async fn audit(config: &Path, ask: &Ask, wanted: Entries) -> anyhow::Result<
         say("There is no such entry.");
         return Ok(());
     }
-    show::of_audit(&found.entries);
+    let tenants = talk.tenants(&TenantFilter::default()).await?.tenants;
+    let names = tenants.into_iter().map(|t| (t.id, t.name)).collect();
+    show::of_audit(&found.entries, Some(&names));
     if let Some(before) = found.next {
         note(&format!("Older ones: --before {before}"));
     }

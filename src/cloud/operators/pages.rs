@@ -580,6 +580,15 @@ struct AuditPage {
     paged: bool,
     before: Option<i64>,
     entries: Vec<AuditEntry>,
+    /// Of the tenants that are still there.
+    names: HashMap<TenantId, String>,
+}
+
+impl AuditPage {
+    fn name(&self, id: &TenantId) -> String {
+        let name = self.names.get(id).cloned();
+        name.unwrap_or_else(|| id.to_string())
+    }
 }
 
 /// The audit log.
@@ -589,10 +598,9 @@ pub async fn audit(
     Wanted(wish): Wanted<Entries>,
 ) -> Answer {
     let tenant = wish.tenant.map(TenantId);
-    let tenant_name = match tenant {
-        Some(id) => desk.operations().store().tenant(id).await?.map(|t| t.name),
-        None => None,
-    };
+    let rows = desk.operations().store().tenants().await?;
+    let names: HashMap<TenantId, String> = rows.into_iter().map(|t| (t.id, t.name)).collect();
+    let tenant_name = tenant.and_then(|id| names.get(&id).cloned());
     let entries = desk
         .operations()
         .audit(tenant, wish.before, ENTRIES)
@@ -606,6 +614,7 @@ pub async fn audit(
         paged: wish.before.is_some(),
         before: entries.last().filter(|_| full).map(|e| e.id),
         entries,
+        names,
     };
     super::desk::page(&page)
 }

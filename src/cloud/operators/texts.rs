@@ -98,8 +98,8 @@ texts! {
         budget: "Budget",
         coverage: "Covered",
         suites: "Suites",
-        token: "Token",
-        refresh: "Refresh token",
+        token: "Token given",
+        refresh: "Refresh token renewed",
         open_alerts: "Alerts",
         throttled: "throttled",
         not_served: "not read",
@@ -211,6 +211,7 @@ texts! {
     /// The alerts.
     alerts: Alerts {
         title: "Alerts",
+        none: "There was no alert.",
         receivers: "Who is told",
         receivers_none: "Nobody is told yet. Add a webhook or a mailbox to the configuration: [[alerts.webhook]], [[alerts.mail]].",
         least: "from {} on",

@@ -1,10 +1,12 @@
 //! Tenants, for people.
 
+use std::collections::HashMap;
+
 use presence_bridge::cloud::operations::answers::Tenants;
 use presence_bridge::cloud::operations::view::{Live, SuiteLine, TenantDetail, TenantLine};
 use presence_bridge::cloud::operators::span;
 use presence_bridge::cloud::store::AuditEntry;
-use presence_bridge::model::Timestamp;
+use presence_bridge::model::{TenantId, Timestamp};
 
 use crate::output::{Column, Side, ago, say, table, time};
 
@@ -206,7 +208,8 @@ pub fn one(d: &TenantDetail) {
     if !d.audit.is_empty() {
         say("");
         let some: Vec<_> = d.audit.iter().take(10).cloned().collect();
-        of_audit(&some);
+        // All of it is about this one.
+        of_audit(&some, None);
     }
 }
 
@@ -260,8 +263,12 @@ pub fn of_suites(suites: &[SuiteLine], now: Timestamp, of_all: bool) {
     );
 }
 
-/// Entries of the audit log.
-pub fn of_audit(entries: &[AuditEntry]) {
+/// Entries of the audit log; with whom they concern by name, unless that is clear.
+pub fn of_audit(entries: &[AuditEntry], names: Option<&HashMap<TenantId, String>>) {
+    let whom = |id: TenantId| match names {
+        Some(names) => names.get(&id).cloned().unwrap_or_else(|| id.to_string()),
+        None => String::new(),
+    };
     let rows: Vec<_> = entries
         .iter()
         .map(|e| {
@@ -271,8 +278,8 @@ pub fn of_audit(entries: &[AuditEntry]) {
                 e.action.clone(),
                 e.actor_kind.clone(),
                 e.actor.clone(),
+                e.tenant.map(whom).unwrap_or_default(),
                 e.detail.clone(),
-                e.tenant.map(|t| t.to_string()).unwrap_or_default(),
                 e.suite.map(|s| s.to_string()).unwrap_or_default(),
             ]
         })
@@ -282,10 +289,10 @@ pub fn of_audit(entries: &[AuditEntry]) {
             Column("ENTRY", Right, 2),
             Column("AT", Left, 0),
             Column("ACTION", Left, 0),
-            Column("BY", Left, 1),
+            Column("BY", Left, 3),
             Column("WHO", Left, 0),
-            Column("DETAIL", Left, 3),
-            Column("TENANT", Left, 4),
+            Column("ORGANISATION", Left, 0),
+            Column("DETAIL", Left, 4),
             Column("SUITE", Left, 5),
         ],
         &rows,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, OriginalUri, Request, State};
@@ -19,6 +20,7 @@ use crate::cloud::operations::answers::Me;
 use crate::cloud::operations::api_tokens;
 use crate::cloud::store::{Action, Actor, Deed, Role};
 use crate::cloud::tokens::chain;
+use crate::model::Timestamp;
 use crate::secret::sha256;
 
 /// Somebody who has shown who he is.
@@ -28,6 +30,13 @@ pub struct Caller {
     by: Actor,
     /// The same, as it is told.
     pub me: Me,
+}
+
+impl Caller {
+    /// How long what he makes may be good: a token makes none that outlives it. `None`: as long as anything.
+    pub fn at_most(&self, now: Timestamp) -> Option<Duration> {
+        matches!(self.by, Actor::Operator(_)).then(|| now.until(self.me.until))
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
