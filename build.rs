@@ -1,7 +1,7 @@
 //! Compiles `proto/` with protox, so that no `protoc` is needed on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let set = protox::compile(
+    let mut set = protox::compile(
         [
             "presence/bridge/v1/presence.proto",
             "presence/bridge/v1/enrollment.proto",
@@ -14,17 +14,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         prost::Message::encode_to_vec(&set),
     )?;
     tonic_prost_build::configure().compile_fds(set.clone())?;
-    // The server of streams once more, with messages down whose people are encoded already: `wire::down`.
+    // The server of streams once more, without the call that opens them: its messages down are made in `wire::down`.
+    for file in &mut set.file {
+        file.service
+            .retain(|service| service.method.iter().any(|call| call.server_streaming()));
+        for service in &mut file.service {
+            service.method.retain(|call| !call.server_streaming());
+        }
+    }
     let down = out.join("down");
     std::fs::create_dir_all(&down)?;
     tonic_prost_build::configure()
         .build_client(false)
-        .extern_path(
-            ".presence.bridge.v1.WatchResponse",
-            "crate::wire::down::WatchResponse",
-        )
         .extern_path(".presence.bridge.v1", "crate::wire::v1")
-        .codec_path("crate::wire::down::SmallBuffers")
         .out_dir(down)
         .compile_fds(set)?;
     println!("cargo:rerun-if-changed=proto");

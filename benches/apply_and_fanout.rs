@@ -1,13 +1,12 @@
 //! The hot path without any input or output: an answer of Microsoft becomes messages in the mailboxes of those who watch.
 
-use std::collections::HashMap;
 use std::hint::black_box;
 
 use divan::{Bencher, counter::ItemsCount};
 use presence_bridge::cloud::directory::LookupPace;
 use presence_bridge::cloud::hub::{LookupOutcome, Opened, TenantHub};
 use presence_bridge::model::{
-    Epoch, Health, HealthState, Presence, SuiteId, Timestamp, Upn, UserId,
+    ById, Epoch, Health, HealthState, Presence, SuiteId, Timestamp, Upn, UserId,
 };
 
 fn main() {
@@ -54,8 +53,7 @@ fn answer(hub: &mut TenantHub, users: &[UserId], availability: &str) {
     let now = Timestamp::from_secs(1);
     for batch in users.chunks(650) {
         let presence = Presence::from_microsoft(Some(availability), None);
-        let answer: HashMap<UserId, Presence> =
-            batch.iter().map(|u| (*u, presence.clone())).collect();
+        let answer: ById<UserId, Presence> = batch.iter().map(|u| (*u, presence.clone())).collect();
         hub.apply_readings(batch, answer, now, now);
     }
     hub.finish_sweep(now, now);

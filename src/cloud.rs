@@ -6,7 +6,6 @@
 pub mod admin;
 pub mod alerts;
 pub mod backup;
-mod by_id;
 pub mod directory;
 pub mod health;
 pub mod hub;

@@ -1,5 +1,6 @@
 //! The vocabulary: pure values, without input, output, clock or async.
 
+mod by_id;
 mod coverage;
 mod health;
 mod ids;
@@ -7,6 +8,7 @@ mod position;
 mod presence;
 mod timestamp;
 
+pub use by_id::{ById, IdSet};
 pub use coverage::CoverageState;
 pub use health::{Cause, Health, HealthState};
 pub use ids::{InvalidUpn, KeyId, SuiteId, TenantId, Upn, UserId};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use presence_bridge::cloud::directory::LookupPace;
 use presence_bridge::cloud::hub::{LookupOutcome, TenantHub};
 use presence_bridge::model::{
-    Epoch, Health, HealthState, Presence, SuiteId, Timestamp, Upn, UserId,
+    ById, Epoch, Health, HealthState, Presence, SuiteId, Timestamp, Upn, UserId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,8 +66,7 @@ pub fn product(many: Many) -> anyhow::Result<()> {
         hub.apply_lookup(outcome, now);
         for batch in users.chunks(650) {
             let presence = Presence::from_microsoft(Some("Available"), Some("Available"));
-            let answer: HashMap<_, _> =
-                batch.iter().map(|user| (*user, presence.clone())).collect();
+            let answer: ById<_, _> = batch.iter().map(|user| (*user, presence.clone())).collect();
             hub.apply_readings(batch, answer, now, now);
         }
         hub.finish_sweep(now, now);

@@ -1,7 +1,6 @@
 //! Two servers with the same streams: the product, and the barest one that forwards what is encoded already. What is driven through
 //! them, in processes of their own.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -12,7 +11,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use presence_bridge::cloud::poller::Tenant;
 use presence_bridge::cloud::store::ConnectionKind;
-use presence_bridge::model::{Presence, UserId};
+use presence_bridge::model::{ById, Presence, UserId};
 use presence_bridge::simulator::TenantSpec;
 use presence_bridge::wire::v1;
 use presence_bridge::world::{World, WorldSettings};
@@ -211,7 +210,7 @@ pub fn product(setup: Setup) -> anyhow::Result<()> {
         let presences = changes
             .iter()
             .map(|(_, word)| Presence::from_microsoft(Some(word), Some(word)));
-        let answer: HashMap<UserId, Presence> = asked.iter().copied().zip(presences).collect();
+        let answer: ById<UserId, Presence> = asked.iter().copied().zip(presences).collect();
         tenant.take_in(&asked, answer, clock.now());
     };
     play(&ready, |drive| match drive {

@@ -2,7 +2,7 @@
 //!
 //! Driven by libFuzzer (`make fuzz`); the corpus it has found is replayed by the tests.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -270,8 +270,7 @@ fn watch_lists(data: &[u8]) {
                 let asked = hub.to_read(now, false);
                 let word = ["Busy", "Away", "Available"][usize::from(op[1] % 3)];
                 let presence = Presence::from_microsoft(Some(word), Some(word));
-                let answer: HashMap<_, _> =
-                    asked.iter().map(|user| (*user, presence.clone())).collect();
+                let answer = asked.iter().map(|user| (*user, presence.clone())).collect();
                 hub.apply_readings(&asked, answer, now, now);
                 hub.finish_sweep(now, now);
             }

@@ -12,11 +12,10 @@ use std::time::Duration;
 use mailbox::{Batch, Delivery, End, Freshness, Mailbox, Tally};
 use smallvec::SmallVec;
 
-use super::by_id::{ById, IdSet};
 use super::directory::{Directory, LookupPace, Moved, NameId, StreamId};
 use super::state::{Applied, TenantState, Value};
 use crate::model::{
-    CoverageState, Epoch, Health, Position, Presence, SuiteId, Timestamp, Upn, UserId,
+    ById, CoverageState, Epoch, Health, IdSet, Position, Presence, SuiteId, Timestamp, Upn, UserId,
 };
 
 /// More exceptions than this are told as one older time for everybody.
@@ -357,6 +356,7 @@ impl TenantHub {
             self.unwatch_name(id, name, now);
         }
         if let Some(stream) = self.streams.remove(&id) {
+            stream.mailbox.close();
             self.tally += stream.mailbox.take_tally();
         }
         if let Some(watching) = self.suites.get_mut(&suite) {
@@ -445,11 +445,8 @@ impl TenantHub {
         now: Timestamp,
     ) {
         let coverage = self.note_coverage(upn, now);
-        let value = self.directory.user(upn).and_then(|user| {
-            self.state
-                .value(user)
-                .map(|(value, confirmed_at)| (Arc::clone(value), confirmed_at))
-        });
+        let user = self.directory.user(upn);
+        let value = user.and_then(|user| self.state.value(user));
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -567,7 +564,7 @@ impl TenantHub {
             let moved = self.directory.found(&upn, user, now);
             if let Some(after) = moved.after.or((!is_watched).then_some(user)) {
                 // Also when nobody watches the UPN just now: whoever comes back may hold the value of the account it named before.
-                met_again |= self.state.restamp(after).is_some();
+                met_again |= self.state.restamp(after);
             }
             self.apply_move(&upn, moved, now);
         }
@@ -599,7 +596,7 @@ impl TenantHub {
         }
         if let Some(after) = moved.after {
             self.state.watch(after);
-            let value = self.state.value(after).map(|(v, at)| (Arc::clone(v), at));
+            let value = self.state.value(after);
             let Some(name) = self.directory.name(upn) else {
                 return;
             };
@@ -609,7 +606,7 @@ impl TenantHub {
                 };
                 match &value {
                     Some((value, at)) => {
-                        stream.say_value(name, upn, Arc::clone(value), *at, false);
+                        stream.say_value(name, upn, value.clone(), *at, false);
                     }
                     // What is held under this name is another person's. Nothing takes its place yet.
                     None if moved.renamed => stream.say_forget(name, upn, now),
@@ -650,7 +647,7 @@ impl TenantHub {
     pub fn apply_readings(
         &mut self,
         asked: &[UserId],
-        answer: HashMap<UserId, Presence>,
+        answer: ById<UserId, Presence>,
         asked_at: Timestamp,
         now: Timestamp,
     ) -> usize {
@@ -663,7 +660,7 @@ impl TenantHub {
             directory, streams, ..
         } = self;
         // What concerns the same streams is made once for all of them.
-        let mut groups: HashMap<&[StreamId], Vec<(NameId, Delivery)>> = HashMap::new();
+        let mut groups: ById<&[StreamId], Vec<(NameId, Delivery)>> = ById::default();
         for value in &changes {
             for name in directory.names(value.user) {
                 let watchers = directory.watchers(name);
@@ -672,7 +669,7 @@ impl TenantHub {
                 };
                 let delivery = Delivery {
                     asked: upn.to_shared(),
-                    value: Arc::clone(value),
+                    value: value.clone(),
                     confirmed_at: asked_at,
                 };
                 groups.entry(watchers).or_default().push((name, delivery));
@@ -897,12 +894,13 @@ impl Stream {
 
     /// What one answer has for this stream.
     fn say_batches(&mut self, batches: &[Arc<Batch>]) {
-        if self.awaited.is_none() && self.spelled.is_empty() {
+        let values = batches.iter().flat_map(|batch| batch.values());
+        let spelled = |(name, _): &(NameId, Delivery)| self.spelled.contains_key(name);
+        if self.awaited.is_none() && (self.spelled.is_empty() || !values.clone().any(spelled)) {
             self.mailbox.put_batches(batches);
             return;
         }
         let awaited = self.awaited.as_ref();
-        let values = batches.iter().flat_map(|batch| batch.values());
         let own = values.clone().map(|(name, delivery)| {
             let spelled = self.spelled.get(name).unwrap_or(&delivery.asked);
             let delivery = Delivery {
@@ -922,7 +920,7 @@ impl Stream {
         &mut self,
         name: NameId,
         upn: &Upn,
-        value: Arc<Value>,
+        value: Value,
         confirmed_at: Timestamp,
         welcome: bool,
     ) {

@@ -20,11 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub use activity::{admit, turned_away};
+pub use activity::{Caller, admit, turned_away};
 pub use addresses::Peer;
 pub use tls::{Look, Tls, TlsSetupError, certificate_ends};
 
@@ -34,7 +34,7 @@ use crate::config::listeners::{InFront, ListenerConfig};
 use activity::Activity;
 use addresses::{Addresses, Entered};
 use handshakes::Handshakes;
-use paced::Paced;
+use paced::{Paced, Shared};
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -150,6 +150,7 @@ pub async fn serve<S>(
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connections = JoinSet::new();
+    let mut full = false;
     loop {
         let (socket, peer) = tokio::select! {
             () = stop.cancelled() => break,
@@ -170,9 +171,19 @@ pub async fn serve<S>(
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             counts.full.increment(1);
-            tracing::warn!(connections = most, "connection refused: too many are open");
+            // Once: strangers must not be able to fill the log.
+            if !std::mem::replace(&mut full, true) {
+                tracing::warn!(
+                    connections = most,
+                    "connections are refused: too many are open"
+                );
+            }
             continue;
         };
+        if std::mem::take(&mut full) {
+            tracing::info!("connections are accepted again");
+        }
+        let accepted = Instant::now();
         let introduced = match &door.settings.in_front {
             InFront::Balancer(trusted) => trusted.has(peer.0),
             InFront::Nothing | InFront::Proxy(_) => false,
@@ -181,13 +192,14 @@ pub async fn serve<S>(
             let door = Arc::clone(&door);
             connections.spawn(async move {
                 let _slot = slot;
-                door.introduced(socket, peer).await;
+                door.introduced(socket, peer, accepted).await;
             });
         } else if let Some(place) = door.enter(peer) {
             let door = Arc::clone(&door);
             connections.spawn(async move {
+                let budget = place.budget();
                 let _place = (slot, place);
-                door.welcome(socket, peer).await;
+                door.welcome(socket, peer, accepted, budget).await;
             });
         }
     }
@@ -228,7 +240,7 @@ where
     }
 
     /// A connection of a balancer, which says first who is at the other end.
-    async fn introduced(self: Arc<Self>, mut socket: TcpStream, balancer: Peer) {
+    async fn introduced(self: Arc<Self>, mut socket: TcpStream, balancer: Peer, accepted: Instant) {
         let introduced = in_front::introduced(&mut socket);
         let peer = match self.stop.run_until_cancelled(introduced).await {
             None => return,
@@ -248,17 +260,24 @@ where
             };
             place
         };
+        let budget = place.budget();
         let _place = place;
-        self.welcome(socket, peer).await;
+        self.welcome(socket, peer, accepted, budget).await;
     }
 
     /// Serves a connection to its end.
-    async fn welcome(self: Arc<Self>, socket: TcpStream, peer: Peer) {
+    async fn welcome(
+        self: Arc<Self>,
+        socket: TcpStream,
+        peer: Peer,
+        accepted: Instant,
+        budget: Option<Arc<Shared>>,
+    ) {
         self.counts.accepted.increment(1);
         let _open = OpenConnection::new(&self.counts);
         let _ = socket.set_nodelay(true);
-        let activity = Arc::new(Activity::new());
-        let socket = Paced::new(socket, Arc::clone(&activity));
+        let activity = Arc::new(Activity::new(accepted));
+        let socket = Paced::new(socket, Arc::clone(&activity), budget);
         match self.acceptor.clone() {
             None => self.converse(socket, peer, activity).await,
             Some(acceptor) => {
@@ -266,11 +285,7 @@ where
                     self.counts.handshake.increment(1);
                     return;
                 };
-                let seen = Arc::clone(&activity);
-                Arc::clone(&self).converse(stream, peer, activity).await;
-                if seen.is_admitted() {
-                    self.handshakes.remember(peer);
-                }
+                self.converse(stream, peer, activity).await;
             }
         }
     }
@@ -291,9 +306,9 @@ where
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         let (stranger, idle) = (activity.stays_a_stranger(), activity.comes_to_rest());
-        let unwelcome = activity.becomes_unwelcome();
-        tokio::pin!(connection, stranger, idle, unwelcome);
-        let mut closing = false;
+        let (unwelcome, introduced) = (activity.becomes_unwelcome(), activity.is_introduced());
+        tokio::pin!(connection, stranger, idle, unwelcome, introduced);
+        let (mut closing, mut known) = (false, false);
         loop {
             tokio::select! {
                 outcome = connection.as_mut() => {
@@ -309,8 +324,12 @@ where
                 }
                 () = &mut unwelcome => {
                     self.counts.unwelcome.increment(1);
-                    tracing::debug!("a connection was closed on which too much was refused");
+                    tracing::debug!("a connection was closed on which too much was refused, or nothing read");
                     return;
+                }
+                () = &mut introduced, if !known => {
+                    known = true;
+                    self.handshakes.remember(peer);
                 }
                 () = &mut idle, if !closing => {
                     closing = true;

@@ -9,7 +9,7 @@ pub mod breaker;
 pub mod budget;
 pub mod sweep;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::microsoft::error::Operation;
 use crate::microsoft::graph::{MAX_IDS, MAX_IN_VALUES, MAX_UPNS_PER_LOOKUP};
 use crate::microsoft::{Graph, MicrosoftError, Recovery};
-use crate::model::{Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
+use crate::model::{ById, Epoch, Health, HealthState, Presence, TenantId, Timestamp, Upn, UserId};
 use crate::supervise::Supervisor;
 
 /// Presence requests of one tenant under way at the same time.
@@ -48,6 +48,9 @@ const FIRST_READING_PAUSE: Duration = Duration::from_millis(250);
 
 /// A tenant that nobody watches is looked at again after this time at the latest; being watched wakes it.
 const ASLEEP: Duration = Duration::from_hours(1);
+
+/// While one request finds out whether Microsoft is back, lookups look again after this time.
+const WHILE_TRIED: Duration = Duration::from_secs(2);
 
 /// Most requests one lookup makes, with all the halving.
 const MAX_LOOKUP_REQUESTS: u32 = 64;
@@ -471,12 +474,7 @@ impl Tenant {
     }
 
     /// Takes in an answer of Microsoft about these people, asked for at that time; suites are told what has changed.
-    pub fn take_in(
-        &self,
-        asked: &[UserId],
-        answer: HashMap<UserId, Presence>,
-        asked_at: Timestamp,
-    ) {
+    pub fn take_in(&self, asked: &[UserId], answer: ById<UserId, Presence>, asked_at: Timestamp) {
         let answer = self.allowed(answer);
         let now = self.shared.clock.now();
         let (changes, tally) = {
@@ -723,7 +721,8 @@ impl Tenant {
         // Half-open, one request goes out alone: answered, the others follow; failed, none does.
         let half_open = {
             let mut core = self.core();
-            let half_open = core.breaker.state(Instant::now()) != BreakerState::Closed;
+            let at_first = core.breaker.at_once(Instant::now(), CONCURRENT_REQUESTS);
+            let half_open = at_first < CONCURRENT_REQUESTS;
             if half_open {
                 // Another one each time: the one that always fails must not keep the others from being read.
                 sweep.begin_with(core.rng.usize(..));
@@ -798,7 +797,7 @@ impl Tenant {
     ) -> (
         Vec<UserId>,
         Timestamp,
-        Result<HashMap<UserId, Presence>, Trouble>,
+        Result<ById<UserId, Presence>, Trouble>,
     ) {
         self.presence.spend(1).await;
         self.shared.application.spend(1).await;
@@ -849,7 +848,7 @@ impl Tenant {
     }
 
     /// Leaves out what the tenant does not allow to be passed on.
-    fn allowed(&self, mut answer: HashMap<UserId, Presence>) -> HashMap<UserId, Presence> {
+    fn allowed(&self, mut answer: ById<UserId, Presence>) -> ById<UserId, Presence> {
         let row = self.row();
         for presence in answer.values_mut() {
             if !row.share_status_message {
@@ -989,9 +988,19 @@ impl Tenant {
         loop {
             let wall = self.shared.clock.now();
             let now = Instant::now();
-            let rest = self.rest().max(self.core().lookup_breaker.open_until(now));
-            let next_lookup = self.core().hub.next_lookup();
+            let (rest, next_lookup, is_tried) = {
+                let core = self.core();
+                let rest = core
+                    .breaker
+                    .open_until(now)
+                    .max(core.lookup_breaker.open_until(now));
+                // One presence request finds out whether Microsoft is back, and wakes us if so.
+                let is_tried = core.breaker.state(now) == BreakerState::HalfOpen
+                    && !core.hub.to_read(wall, false).is_empty();
+                (rest, core.hub.next_lookup(), is_tried)
+            };
             let due = match (rest, next_lookup) {
+                _ if is_tried => now + WHILE_TRIED,
                 _ if self.row().status != TenantStatus::Active => now + ASLEEP,
                 (_, None) => now + ASLEEP,
                 (Some(until), _) => until,

@@ -12,9 +12,14 @@ use std::time::Duration;
 pub(crate) use enrollment::code_hash;
 
 use auth::{Authenticator, SuiteIdentity};
+use axum::body::Body;
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::routing::any;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use outlet::Outlet;
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -30,13 +35,18 @@ use super::tenants::Tenants;
 use crate::clock::Clock;
 use crate::model::SuiteId;
 use crate::supervise::Supervisor;
+use crate::wire::down::server::presence_service_server::{PresenceService, PresenceServiceServer};
+use crate::wire::v1::enrollment_service_server::EnrollmentServiceServer;
 use crate::wire::{self, down, v1};
 
 /// Open streams of one suite.
 const MAX_STREAMS: usize = 4;
 
-/// `GetPresence` answers at the latest after this time.
-const ONE_SHOT: Duration = Duration::from_secs(10);
+/// A call is answered at the latest after this time, from its first byte on; a stream is opened. `security-and-faults.md` §5.
+const ANSWERED: Duration = Duration::from_secs(10);
+
+/// `GetPresence` waits so long for what is not known yet, and then tells what is.
+const ONE_SHOT: Duration = Duration::from_secs(8);
 
 /// Opened streams, one-shot reads and key renewals of one suite, per second in the long run and at once.
 const CALLS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
@@ -138,26 +148,21 @@ impl Api {
 
     /// The services, with health and, if wanted, reflection, to be mounted on a listener.
     pub async fn routes(self: &Arc<Self>, reflection: bool) -> axum::Router {
-        let presence = down::server::presence_service_server::PresenceServiceServer::from_arc(
-            Arc::clone(self),
-        )
-        .max_decoding_message_size(wire::MAX_MESSAGE_UP)
-        .max_encoding_message_size(wire::MAX_MESSAGE_DOWN);
+        let presence = PresenceServiceServer::from_arc(Arc::clone(self))
+            .max_decoding_message_size(wire::MAX_MESSAGE_UP)
+            .max_encoding_message_size(wire::MAX_MESSAGE_DOWN);
         let enrollment =
-            v1::enrollment_service_server::EnrollmentServiceServer::from_arc(Arc::clone(self))
-                .max_decoding_message_size(16 << 10);
+            EnrollmentServiceServer::from_arc(Arc::clone(self)).max_decoding_message_size(16 << 10);
         let (reporter, health) = tonic_health::server::health_reporter();
+        reporter.set_serving::<PresenceServiceServer<Self>>().await;
         reporter
-            .set_serving::<down::server::presence_service_server::PresenceServiceServer<Self>>()
-            .await;
-        reporter
-            .set_serving::<v1::enrollment_service_server::EnrollmentServiceServer<Self>>()
+            .set_serving::<EnrollmentServiceServer<Self>>()
             .await;
         let stopping = self.supervisor.stopping();
         self.supervisor.run("health service", async move {
             stopping.cancelled().await;
             reporter
-                .set_not_serving::<down::server::presence_service_server::PresenceServiceServer<Self>>()
+                .set_not_serving::<PresenceServiceServer<Self>>()
                 .await;
             reporter
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
@@ -184,6 +189,8 @@ impl Api {
         routes
             .routes()
             .into_axum_router()
+            .route(down::WATCH, any(watch).with_state(Arc::clone(self)))
+            .layer(axum::middleware::from_fn(in_time))
             .layer(axum::middleware::from_fn_with_state(
                 observed,
                 requests::observe_rpc,
@@ -221,16 +228,9 @@ impl Api {
             tenant.ok_or_else(|| Status::not_found("the organisation was disconnected"))?;
         Ok((identity, tenant))
     }
-}
 
-#[tonic::async_trait]
-impl down::server::presence_service_server::PresenceService for Api {
-    type WatchStream = Outlet;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<v1::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    /// Opens a stream: what is to be said over it.
+    async fn watch(&self, request: Request<Streaming<v1::WatchRequest>>) -> Result<Outlet, Status> {
         let (identity, tenant) = self.enter(&request).await?;
         if self.supervisor.stopping().is_cancelled() {
             return Err(Status::unavailable("the server is stopping; try again"));
@@ -246,6 +246,7 @@ impl down::server::presence_service_server::PresenceService for Api {
             Status::resource_exhausted("this suite has four streams open already; close one first")
         })?;
         let peer = request.extensions().get::<Peer>().copied();
+        let caller = request.extensions().get().cloned();
         // Who was revoked before there was a stream to end is noticed now.
         let identity = self.auth.identify(request.metadata(), peer).await?;
         let span = requests::afterwards(request.extensions().get(), "suite stream");
@@ -258,6 +259,7 @@ impl down::server::presence_service_server::PresenceService for Api {
         let conversation = stream::Conversation {
             identity,
             peer,
+            caller,
             tenant,
             place,
             auth: Arc::clone(&self.auth),
@@ -269,9 +271,38 @@ impl down::server::presence_service_server::PresenceService for Api {
         };
         self.supervisor
             .run_once("suite stream", conversation.run().instrument(span));
-        Ok(Response::new(outlet))
+        Ok(outlet)
     }
+}
 
+/// Whoever begins a call and does not go on with it is not waited for.
+async fn in_time(request: http::Request<Body>, next: Next) -> http::Response<Body> {
+    let answer = tokio::time::timeout(ANSWERED, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        Status::deadline_exceeded("the call was not complete, or not answered, in time").into_http()
+    })
+}
+
+/// A call that opens a stream. Not a generated one, so that what is said needs no buffer in between.
+async fn watch(State(api): State<Arc<Api>>, request: http::Request<Body>) -> http::Response<Body> {
+    let packed = request.headers().get("grpc-encoding");
+    if packed.is_some_and(|encoding| encoding != "identity") {
+        return Status::unimplemented("messages must not be compressed").into_http();
+    }
+    match api.watch(Request::from_http(request.map(down::up))).await {
+        Ok(outlet) => {
+            let mut response = http::Response::new(Body::new(outlet));
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+            response
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+#[tonic::async_trait]
+impl PresenceService for Api {
     async fn get_presence(
         &self,
         request: Request<v1::GetPresenceRequest>,

@@ -3,12 +3,13 @@
 //! Invariants: pure, no clock, no input or output. A sequence is given once and rises. A value is never older than what was
 //! published before it. Presence is kept under the object id, never under a UPN.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::by_id::{ById, IdSet};
-use crate::model::{CoverageState, Epoch, Position, Presence, Sequence, Timestamp, UserId};
+use crate::model::{
+    ById, CoverageState, Epoch, IdSet, Position, Presence, Sequence, Timestamp, UserId,
+};
 
 /// Answers in a row without a person in them after which the person counts as unknown to Microsoft.
 const MISSING_BEFORE_UNKNOWN: u32 = 3;
@@ -34,8 +35,28 @@ pub struct Value {
     pub changed_at: Timestamp,
 }
 
-/// What is known of a person: the newest value, and when Microsoft last confirmed it.
-type Known = Option<(Arc<Value>, Timestamp)>;
+/// The newest value of a person as it is kept, and when Microsoft last confirmed it.
+#[derive(Debug)]
+struct Held {
+    presence: Arc<Presence>,
+    sequence: Sequence,
+    changed_at: Timestamp,
+    confirmed_at: Timestamp,
+}
+
+impl Held {
+    fn value(&self, user: UserId) -> Value {
+        Value {
+            user,
+            presence: Arc::clone(&self.presence),
+            sequence: self.sequence,
+            changed_at: self.changed_at,
+        }
+    }
+}
+
+/// What is known of a person.
+type Known = Option<Held>;
 
 /// What is out of the ordinary about a person, and soon passes for most.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,7 +71,7 @@ struct Odd {
 #[derive(Debug, Default)]
 pub struct Applied {
     /// New values, in sequence order.
-    pub changes: Vec<Arc<Value>>,
+    pub changes: Vec<Value>,
     /// People whose coverage changed.
     pub coverage: Vec<UserId>,
     /// People whose UPN should be looked up again.
@@ -98,7 +119,10 @@ impl TenantState {
     pub fn watch(&mut self, user: UserId) {
         self.unwatched.remove(&user);
         let known = self.people.entry(user).or_default();
-        if known.as_ref().is_some_and(|(_, at)| Some(*at) < self.as_of) {
+        if known
+            .as_ref()
+            .is_some_and(|held| Some(held.confirmed_at) < self.as_of)
+        {
             self.lagging.insert(user);
         }
     }
@@ -164,21 +188,20 @@ impl TenantState {
     }
 
     /// The newest value of a person and when Microsoft last confirmed it.
-    pub fn value(&self, user: UserId) -> Option<(&Arc<Value>, Timestamp)> {
-        let (value, confirmed_at) = self.people.get(&user)?.as_ref()?;
-        Some((value, *confirmed_at))
+    pub fn value(&self, user: UserId) -> Option<(Value, Timestamp)> {
+        let held = self.people.get(&user)?.as_ref()?;
+        Some((held.value(user), held.confirmed_at))
     }
 
     /// A UPN has begun to name this person. Whoever held another person's value under that UPN may have seen later sequences
-    /// than this one's: gives the value the next sequence. Returns it, and when Microsoft last confirmed it.
-    pub fn restamp(&mut self, user: UserId) -> Option<(Arc<Value>, Timestamp)> {
-        let (value, confirmed_at) = self.people.get_mut(&user)?.as_mut()?;
+    /// than this one's: gives the value the next sequence. False when there is none.
+    pub fn restamp(&mut self, user: UserId) -> bool {
+        let Some(Some(held)) = self.people.get_mut(&user) else {
+            return false;
+        };
         self.position.sequence = self.position.sequence.next();
-        *value = Arc::new(Value {
-            sequence: self.position.sequence,
-            ..Value::clone(value)
-        });
-        Some((Arc::clone(value), *confirmed_at))
+        held.sequence = self.position.sequence;
+        true
     }
 
     /// Coverage of a person whose account is known.
@@ -189,7 +212,7 @@ impl TenantState {
             .is_some_and(|odd| odd.quarantined_until.is_some());
         match self.people.get(&user) {
             Some(_) if quarantined => CoverageState::Quarantined,
-            Some(Some((value, _))) if value.presence.is_unknown() => CoverageState::PresenceUnknown,
+            Some(Some(held)) if held.presence.is_unknown() => CoverageState::PresenceUnknown,
             Some(Some(_)) => CoverageState::Monitored,
             Some(None) | None => CoverageState::Resolving,
         }
@@ -214,7 +237,7 @@ impl TenantState {
     pub fn apply(
         &mut self,
         asked: &[UserId],
-        mut answer: HashMap<UserId, Presence>,
+        mut answer: ById<UserId, Presence>,
         asked_at: Timestamp,
     ) -> Applied {
         let mut applied = Applied::default();
@@ -224,13 +247,13 @@ impl TenantState {
             };
             let presence = answer.remove(&user);
             // Nearly everybody shows what they have shown before.
-            if let (Some((value, confirmed_at)), Some(presence)) = (&mut *known, &presence)
-                && *value.presence == *presence
+            if let (Some(held), Some(presence)) = (&mut *known, &presence)
+                && *held.presence == *presence
                 && !presence.is_unknown()
                 && (self.odd.is_empty() || !self.odd.contains_key(&user))
             {
                 // Not the later of the two: a clock that was put back would make the old pass for fresh.
-                *confirmed_at = asked_at;
+                held.confirmed_at = asked_at;
                 if Some(asked_at) >= self.as_of {
                     self.lagging.remove(&user);
                 }
@@ -263,21 +286,20 @@ impl TenantState {
                 }
             }
             let presence = presence.unwrap_or(Presence::UNKNOWN);
-            let value = match self.people.get(&user) {
-                Some(Some((value, _))) if *value.presence == presence => Arc::clone(value),
+            match self.people.get_mut(&user) {
+                Some(Some(held)) if *held.presence == presence => held.confirmed_at = asked_at,
                 _ => {
                     self.position.sequence = self.position.sequence.next();
-                    let value = Arc::new(Value {
-                        user,
+                    let held = Held {
                         presence: Self::share(&mut self.shown, presence),
                         sequence: self.position.sequence,
                         changed_at: asked_at,
-                    });
-                    applied.changes.push(Arc::clone(&value));
-                    value
+                        confirmed_at: asked_at,
+                    };
+                    applied.changes.push(held.value(user));
+                    self.people.insert(user, Some(held));
                 }
-            };
-            self.people.insert(user, Some((value, asked_at)));
+            }
             if Some(asked_at) >= self.as_of {
                 self.lagging.remove(&user);
             }
@@ -304,7 +326,11 @@ impl TenantState {
     /// Ends a sweep over everybody that began at `started_at` and got at least one answer.
     pub fn finish_sweep(&mut self, started_at: Timestamp) {
         self.as_of = Some(started_at);
-        let late = |known: &Known| known.as_ref().is_some_and(|(_, at)| *at < started_at);
+        let late = |known: &Known| {
+            known
+                .as_ref()
+                .is_some_and(|held| held.confirmed_at < started_at)
+        };
         self.lagging = self
             .people
             .iter()

@@ -358,7 +358,7 @@ async fn limit(State(web): State<Arc<Web>>, request: Request, next: Next) -> Res
     };
     if budget.is_some_and(|budget| !budget.allows(Peer::of(request.extensions()))) {
         // Not which path: in some there is a secret.
-        tracing::warn!("too many sign-ins from one address");
+        tracing::debug!("too many sign-ins from one address");
         let mut response = Failure::Kind(Kind::TooMany).into_response();
         let wait = HeaderValue::from_static("60");
         response.headers_mut().insert(header::RETRY_AFTER, wait);

@@ -5,13 +5,14 @@
 
 mod plain;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -19,7 +20,7 @@ use super::call::{self, Answer};
 use super::error::{BadAnswer, BadInput, MicrosoftError, Operation, StatusError};
 use super::headers;
 use super::transport::{HttpTransport, Limits, TransportError, same_origin};
-use crate::model::{Presence, Upn, UserId, WorkLocation};
+use crate::model::{ById, IdSet, Presence, Upn, UserId, WorkLocation};
 use crate::secret::Secret;
 
 /// Most ids in one `getPresencesByUserId`. `microsoft-graph.md` §4.
@@ -59,6 +60,12 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~')
     .remove(b'@');
+
+/// What `getPresencesByUserId` is asked.
+#[derive(Serialize)]
+struct Ids<'a> {
+    ids: &'a [UserId],
+}
 
 /// The client of Graph. Holds no token: each call brings its own.
 #[derive(Clone)]
@@ -125,31 +132,29 @@ impl Graph {
         &self,
         token: &Secret,
         ids: &[UserId],
-    ) -> Result<HashMap<UserId, Presence>, MicrosoftError> {
+    ) -> Result<ById<UserId, Presence>, MicrosoftError> {
         const OPERATION: Operation = Operation::Presences;
         if ids.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(ById::default());
         }
         if ids.len() > MAX_IDS {
             return Err(MicrosoftError::input(OPERATION, BadInput::TooMany(MAX_IDS)));
         }
-        let body = json!({ "ids": ids.iter().map(UserId::to_string).collect::<Vec<_>>() });
         let answer = self
             .post(
                 OPERATION,
                 token,
                 &["communications", "getPresencesByUserId"],
-                &body,
+                &Ids { ids },
             )
             .await?;
-        let asked: HashSet<UserId> = ids.iter().copied().collect();
-        let mut presences = HashMap::with_capacity(ids.len());
+        let asked: IdSet<UserId> = ids.iter().copied().collect();
         if answer.status == StatusCode::OK
-            && let Some(entries) = plain::presences(&answer.body)
+            && let Some(plain) = plain::presences(&answer.body, &asked)
         {
-            presences.extend(entries.filter(|(id, _)| asked.contains(id)));
-            return Ok(presences);
+            return Ok(plain);
         }
+        let mut presences = ById::default();
         self.each_entry(OPERATION, token, answer.json(OPERATION)?, |entry| {
             // Nobody else's: so however much comes, not more is kept than was asked for.
             presences.extend(read_presence(&entry).filter(|(id, _)| asked.contains(id)));
@@ -348,7 +353,7 @@ impl Graph {
         operation: Operation,
         token: &Secret,
         path: &[&str],
-        body: &Value,
+        body: &impl Serialize,
     ) -> Result<Answer, MicrosoftError> {
         let invalid = MicrosoftError::Transport {
             operation,
@@ -361,12 +366,15 @@ impl Graph {
             }
             Err(()) => return Err(invalid),
         }
+        let Ok(body) = serde_json::to_vec(body) else {
+            return Err(invalid);
+        };
         let request = Request::post(url.as_str())
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, "application/json")
             // Else members newer than the documentation arrive as `unknownFutureValue`. `microsoft-graph.md` §2.
             .header("prefer", "include-unknown-enum-members")
-            .body(Bytes::from(body.to_string()))
+            .body(Bytes::from(body))
             .map_err(|_| invalid)?;
         self.send(operation, token, request).await
     }

@@ -1,52 +1,19 @@
-//! Messages down as the server sends them: on the wire the same as [`v1::WatchResponse`], but the people in them are encoded already, so
-//! that what many streams are told is encoded once.
+//! Messages down as the server sends them: framed for gRPC, each in memory of exactly its size, so that a stream on which nothing happens
+//! keeps none. People in them are encoded once, whatever number of streams they are told to.
 
-use std::marker::PhantomData;
-
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use prost::Message as _;
 use prost::encoding;
-use tonic::codec::{BufferSettings, Codec};
+use tonic::Streaming;
+use tonic::codec::BufferSettings;
 use tonic_prost::ProstCodec;
 
 use super::v1;
 
-/// Bytes a stream sets aside for a message up and one down: most of the time nothing happens on it, and thousands are open. What is
-/// longer takes what it needs.
-const SET_ASIDE: usize = 1 << 10;
+/// Path of the call that opens a stream.
+pub const WATCH: &str = "/presence.bridge.v1.PresenceService/Watch";
 
-/// Bytes of messages that go out together, as by default.
-const TOGETHER: usize = 32 << 10;
-
-/// As [`ProstCodec`], but it sets little memory aside.
-#[derive(Debug, Clone)]
-pub struct SmallBuffers<T, U>(PhantomData<(T, U)>);
-
-impl<T, U> Default for SmallBuffers<T, U> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<T, U> Codec for SmallBuffers<T, U>
-where
-    T: prost::Message + Send + 'static,
-    U: prost::Message + Default + Send + 'static,
-{
-    type Encode = T;
-    type Decode = U;
-    type Encoder = <ProstCodec<T, U> as Codec>::Encoder;
-    type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(SET_ASIDE, TOGETHER))
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(SET_ASIDE, TOGETHER))
-    }
-}
-
-/// The server of streams, generated with [`WatchResponse`].
+/// The other calls of the same service.
 #[expect(
     clippy::pedantic,
     reason = "generated; the proto files document every message and field"
@@ -55,42 +22,47 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/down/presence.bridge.v1.rs"));
 }
 
-/// [`v1::WatchResponse`].
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct WatchResponse {
-    /// What is said.
-    #[prost(oneof = "Response", tags = "1, 2, 3, 4, 5, 6")]
-    pub response: Option<Response>,
+/// Bytes a stream sets aside for messages up. An opening takes what it needs.
+const SET_ASIDE: usize = 1 << 10;
+
+/// What a suite says, read from a request; no message is longer than [`super::MAX_MESSAGE_UP`].
+pub fn up<B>(body: B) -> Streaming<v1::WatchRequest>
+where
+    B: http_body::Body + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError>,
+{
+    let settings = BufferSettings::new(SET_ASIDE, 0);
+    let decoder = ProstCodec::<v1::WatchResponse, _>::raw_decoder(settings);
+    Streaming::new_request(decoder, body, None, Some(super::MAX_MESSAGE_UP))
 }
 
-/// What is said.
-#[derive(Clone, PartialEq, prost::Oneof)]
-pub enum Response {
-    /// Always the first message.
-    #[prost(message, tag = "1")]
-    Opened(v1::Opened),
-    /// Values of people: see [`presences`].
-    #[prost(bytes = "bytes", tag = "2")]
-    Presences(Bytes),
-    /// Coverage of people.
-    #[prost(message, tag = "3")]
-    Coverage(v1::Coverage),
-    /// The tenant's connection.
-    #[prost(message, tag = "4")]
-    TenantStatus(v1::TenantStatus),
-    /// How fresh everything is.
-    #[prost(message, tag = "5")]
-    Heartbeat(v1::Heartbeat),
-    /// Always the last message.
-    #[prost(message, tag = "6")]
-    GoAway(v1::GoAway),
-}
+/// Before each message: that it is not compressed, and its length.
+const FRAME_HEADER: usize = 5;
 
-/// Tags of [`v1::Presences`].
+/// Tags of [`v1::WatchResponse`] and of [`v1::Presences`].
+const PRESENCES: u32 = 2;
 const KIND: u32 = 1;
 const PEOPLE: u32 = 2;
 const SNAPSHOT_COMPLETE: u32 = 3;
 const POSITION: u32 = 4;
+
+/// A frame of this length, still without its message.
+fn frame(length: usize) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(FRAME_HEADER + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).expect("a message is at most a megabyte"));
+    frame
+}
+
+/// A message, framed. For people there is [`presences`].
+pub fn message(response: v1::watch_response::Response) -> Bytes {
+    let message = v1::WatchResponse {
+        response: Some(response),
+    };
+    let mut frame = frame(message.encoded_len());
+    message.encode_raw(&mut frame);
+    frame.freeze()
+}
 
 /// Some people, encoded to be a part of any number of messages.
 pub fn people(presences: impl IntoIterator<Item = v1::Presence>) -> Bytes {
@@ -101,30 +73,38 @@ pub fn people(presences: impl IntoIterator<Item = v1::Presence>) -> Bytes {
     encoded.freeze()
 }
 
-/// [`v1::Presences`] of encoded people.
+/// The message [`v1::Presences`] of encoded people, framed.
 pub fn presences(
     kind: v1::PresencesKind,
     people: &[Bytes],
     snapshot_complete: bool,
     position: v1::Position,
-) -> Response {
-    const REST: usize = 64;
-    let mut encoded = BytesMut::with_capacity(people.iter().map(Bytes::len).sum::<usize>() + REST);
-    encoding::int32::encode(KIND, &(kind as i32), &mut encoded);
+) -> Bytes {
+    let kind = kind as i32;
+    let complete = snapshot_complete.then_some(true);
+    let length = encoding::int32::encoded_len(KIND, &kind)
+        + people.iter().map(Bytes::len).sum::<usize>()
+        + complete.map_or(0, |yes| {
+            encoding::bool::encoded_len(SNAPSHOT_COMPLETE, &yes)
+        })
+        + encoding::message::encoded_len(POSITION, &position);
+    let outside = encoding::key_len(PRESENCES) + encoding::encoded_len_varint(length as u64);
+    let mut frame = frame(outside + length);
+    encoding::encode_key(PRESENCES, encoding::WireType::LengthDelimited, &mut frame);
+    encoding::encode_varint(length as u64, &mut frame);
+    encoding::int32::encode(KIND, &kind, &mut frame);
     for some in people {
-        encoded.extend_from_slice(some);
+        frame.extend_from_slice(some);
     }
-    if snapshot_complete {
-        encoding::bool::encode(SNAPSHOT_COMPLETE, &true, &mut encoded);
+    if let Some(yes) = complete {
+        encoding::bool::encode(SNAPSHOT_COMPLETE, &yes, &mut frame);
     }
-    encoding::message::encode(POSITION, &position, &mut encoded);
-    Response::Presences(encoded.freeze())
+    encoding::message::encode(POSITION, &position, &mut frame);
+    frame.freeze()
 }
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
-
     use super::*;
 
     fn person(n: u64) -> v1::Presence {
@@ -137,86 +117,49 @@ mod tests {
         }
     }
 
+    /// The message in a frame that has the length it says.
+    fn framed(frame: &Bytes) -> v1::WatchResponse {
+        let (header, message) = frame.split_at(FRAME_HEADER);
+        assert_eq!(header[0], 0, "not compressed");
+        let length = u32::from_be_bytes(header[1..].try_into().unwrap());
+        assert_eq!(length as usize, message.len());
+        v1::WatchResponse::decode(message).unwrap()
+    }
+
     #[test]
     fn what_is_put_together_from_parts_reads_as_one_message_of_the_contract() {
         let position = v1::Position {
             epoch: 7,
             sequence: 9,
         };
-        for (kind, complete) in [
-            (v1::PresencesKind::Snapshot, true),
-            (v1::PresencesKind::Change, false),
+        for (kind, complete, many) in [
+            (v1::PresencesKind::Snapshot, true, 2),
+            (v1::PresencesKind::Change, false, 200),
         ] {
-            let parts = [
-                people([person(1), person(2)]),
-                people([]),
-                people([person(3)]),
-            ];
-            let sent = WatchResponse {
-                response: Some(presences(kind, &parts, complete, position)),
-            };
-            let read = v1::WatchResponse::decode(&*sent.encode_to_vec()).unwrap();
+            let some: Vec<_> = (0..many).map(person).collect();
+            let parts = [people(some.clone()), people([]), people([person(300)])];
             let expected = v1::Presences {
                 kind: kind as i32,
-                presences: vec![person(1), person(2), person(3)],
+                presences: some.into_iter().chain([person(300)]).collect(),
                 snapshot_complete: complete,
                 position: Some(position),
             };
             assert_eq!(
-                read.response,
+                framed(&presences(kind, &parts, complete, position)).response,
                 Some(v1::watch_response::Response::Presences(expected))
             );
         }
     }
 
     #[test]
-    fn everything_else_is_encoded_as_the_contract_says() {
-        use v1::watch_response::Response as Contract;
-        let opened = v1::Opened {
-            max_watched: 5,
-            ..v1::Opened::default()
-        };
-        let status = v1::TenantStatus {
-            cause: "why".into(),
-            ..v1::TenantStatus::default()
-        };
-        let heartbeat = v1::Heartbeat {
+    fn everything_else_is_framed_as_it_is() {
+        let heartbeat = v1::watch_response::Response::Heartbeat(v1::Heartbeat {
             position: Some(v1::Position::default()),
             ..v1::Heartbeat::default()
-        };
-        let go_away = v1::GoAway {
-            reconnect: true,
-            ..v1::GoAway::default()
-        };
-        let coverage = v1::Coverage {
-            people: vec![v1::PersonCoverage::default()],
-        };
-        for (down, contract) in [
-            (Response::Opened(opened), Contract::Opened(opened)),
-            (
-                Response::TenantStatus(status.clone()),
-                Contract::TenantStatus(status.clone()),
-            ),
-            (
-                Response::Heartbeat(heartbeat.clone()),
-                Contract::Heartbeat(heartbeat.clone()),
-            ),
-            (
-                Response::GoAway(go_away.clone()),
-                Contract::GoAway(go_away.clone()),
-            ),
-            (
-                Response::Coverage(coverage.clone()),
-                Contract::Coverage(coverage.clone()),
-            ),
-        ] {
-            let down = WatchResponse {
-                response: Some(down),
-            };
-            let contract = v1::WatchResponse {
-                response: Some(contract),
-            };
-            assert_eq!(down.encode_to_vec(), contract.encode_to_vec());
-        }
+        });
+        assert_eq!(
+            framed(&message(heartbeat.clone())).response,
+            Some(heartbeat)
+        );
     }
 }

@@ -423,6 +423,12 @@ async fn one_request_finds_out_whether_microsoft_is_back() {
     while fleet.state(0) != "degraded" {
         fleet.pass(SECOND * 20).await;
     }
+    // A name to be looked up, which waits for the one that finds out.
+    let people = fleet.members[0].0.people();
+    let mut watched: Vec<String> = people.iter().map(|person| person.upn.clone()).collect();
+    watched.push("nobody@t0.example".into());
+    fleet.members[0].1.handle.replace(watched);
+    let lookups = fleet.asked(0, Endpoint::Batch);
     let before = (fleet.asked(0, Endpoint::Presence), failed_sweeps(&fleet));
     let mut seen = std::collections::HashSet::new();
     for _ in 0..200 {
@@ -433,6 +439,11 @@ async fn one_request_finds_out_whether_microsoft_is_back() {
     let tries = after.1 - before.1;
     assert!((20..=250).contains(&tries), "{tries}");
     assert_eq!(after.0 - before.0, tries, "one request each time");
+    assert_eq!(
+        fleet.asked(0, Endpoint::Batch),
+        lookups,
+        "and nothing beside it"
+    );
     assert!(seen.contains("open"), "{seen:?}");
     assert!(!seen.contains("closed"), "{seen:?}");
     let metrics = fleet.stage.cloud().unwrap().metrics();
@@ -444,11 +455,16 @@ async fn one_request_finds_out_whether_microsoft_is_back() {
     }
     fleet.stage.microsoft.clear_faults(None, None);
     let before = fleet.asked(0, Endpoint::Presence);
-    while !fleet.is_fresh(0) || fleet.state(0) != "connected" {
+    while fleet.state(0) != "connected" {
         fleet.pass(SECOND * 20).await;
     }
     let asked = fleet.asked(0, Endpoint::Presence) - before;
     assert!((8..=16).contains(&asked), "{asked}: a sweep or two");
+    fleet.pass(SECOND * 20).await;
+    assert!(
+        fleet.asked(0, Endpoint::Batch) > lookups,
+        "now it is looked up"
+    );
     let closed = || "closed".to_owned();
     assert_eq!(breakers(&fleet).await, (closed(), closed(), closed()));
 }

@@ -349,11 +349,41 @@ async fn a_suite_that_never_reads_again_is_sent_away() {
         () = changing => {}
         () = until("its stream is closed", || figures().streams == 0) => {}
     }
+    // What was on its way is not kept for him: his connection is gone.
     let (_, status) = stuck.read_out().await;
-    assert!(
-        matches!(status.code(), Code::ResourceExhausted | Code::Ok),
-        "{status:?}"
+    let cut = matches!(
+        status.code(),
+        Code::Unknown | Code::Unavailable | Code::Internal | Code::Cancelled
     );
+    assert!(cut, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_never_read_to_its_end_is_one_of_four_until_its_connection_is_cut() {
+    let stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 100).await;
+    let identity = stage.enroll(tenant.id(), "stuck").await.unwrap();
+    let mut stuck = Vec::new();
+    for _ in 0..4 {
+        let stream = RawStream::start_narrow(&identity, open(upns(&tenant)))
+            .await
+            .unwrap();
+        // Against the rules: the stream ends. But nobody reads that.
+        stream.send(open(Vec::new())).await;
+        stuck.push(stream);
+    }
+    let streams = || {
+        let figures = stage.cloud().unwrap().figures();
+        figures.first().map_or(0, |(_, figures)| figures.streams)
+    };
+    until("all of them count", || streams() == 4).await;
+    let refused = RawStream::start(&identity, open(Vec::new())).await;
+    assert_eq!(refused.err().unwrap().code(), Code::ResourceExhausted);
+    until("they are gone", || streams() == 0).await;
+    for mut stream in stuck {
+        let (_, status) = stream.read_out().await;
+        assert_ne!(status.code(), Code::InvalidArgument, "it was cut");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,12 @@
 //! A suite that has a credential and means harm: messages out of all measure, a million names, a watch list that never rests.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http_body_util::{BodyExt as _, Full};
+use futures_util::stream::pending;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use presence_bridge::agent::identity::Identity;
 use presence_bridge::clock::Clock;
@@ -25,8 +29,14 @@ fn framed(compressed: u8, claimed: u32, message: &[u8]) -> Vec<u8> {
     framed
 }
 
-/// Calls a method with these bytes, whatever they are.
-async fn call(stage: &Stage, identity: &Identity, method: &str, body: Vec<u8>) -> Code {
+/// Calls a method with these bytes, whatever they are, said to be encoded in this way.
+async fn call(
+    stage: &Stage,
+    identity: &Identity,
+    method: &str,
+    encoding: &str,
+    body: Vec<u8>,
+) -> Code {
     let socket = TcpStream::connect(stage.grpc_address()).await.unwrap();
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
@@ -38,6 +48,7 @@ async fn call(stage: &Stage, identity: &Identity, method: &str, body: Vec<u8>) -
     ))
     .header("content-type", "application/grpc")
     .header("te", "trailers")
+    .header("grpc-encoding", encoding)
     .header("authorization", bearer.to_str().unwrap())
     .body(Full::new(Bytes::from(body)))
     .unwrap();
@@ -85,7 +96,7 @@ async fn messages_out_of_all_measure_cost_one_call_each() {
                 .await
                 .unwrap();
             for method in ["GetPresence", "Watch"] {
-                let code = call(stage, &identity, method, body.clone()).await;
+                let code = call(stage, &identity, method, "identity", body.clone()).await;
                 let refusal = matches!(
                     code,
                     Code::OutOfRange
@@ -100,6 +111,67 @@ async fn messages_out_of_all_measure_cost_one_call_each() {
         }
     };
     Box::pin(within_mebibytes(32, besieged.meanwhile(attacks))).await;
+    besieged.is_well().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_begun_and_not_gone_on_with_is_not_waited_for() {
+    let besieged = Besieged::new(quick()).await;
+    let stage = &besieged.stage;
+    let identity = stage.enroll(besieged.tenant.id(), "slow").await.unwrap();
+    let socket = TcpStream::connect(stage.grpc_address()).await.unwrap();
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .unwrap();
+    // The first call lets the connection in; a suite may make it, so nobody is cut off for being a stranger.
+    let bearer = identity.bearer(Clock::system().now());
+    let calls = [
+        ("PresenceService/Watch", Code::Ok),
+        ("PresenceService/GetPresence", Code::DeadlineExceeded),
+        ("EnrollmentService/Enroll", Code::DeadlineExceeded),
+        ("EnrollmentService/RenewKey", Code::DeadlineExceeded),
+    ];
+    let asked = calls.map(|(method, expected)| {
+        let mut client = client.clone();
+        let request = http::Request::post(format!("http://cloud/presence.bridge.v1.{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", bearer.to_str().unwrap())
+            .body(StreamBody::new(
+                pending::<Result<Frame<Bytes>, Infallible>>(),
+            ))
+            .unwrap();
+        async move {
+            let answer = client.send_request(request).await.unwrap();
+            let told = answer.headers().get("grpc-status");
+            // A stream has been opened: how it ends is not said yet.
+            let code = told.map_or(Code::Ok, |told| Code::from_bytes(told.as_bytes()));
+            assert_eq!(code, expected, "{method}");
+        }
+    });
+    tokio::select! {
+        _ = join_all(asked) => {}
+        ended = connection => panic!("the connection ended: {ended:?}"),
+    }
+    besieged.is_well().await;
+}
+
+#[tokio::test]
+async fn an_encoding_nobody_agreed_to_is_refused_before_anything_is_unpacked() {
+    let besieged = Besieged::new(quick()).await;
+    let stage = &besieged.stage;
+    let identity = stage
+        .enroll(besieged.tenant.id(), "compressor")
+        .await
+        .unwrap();
+    for method in ["GetPresence", "Watch"] {
+        for encoding in ["gzip", "no such thing"] {
+            let body = framed(1, 3, b"abc");
+            let code = call(stage, &identity, method, encoding, body).await;
+            assert_eq!(code, Code::Unimplemented, "{method} {encoding}");
+        }
+    }
     besieged.is_well().await;
 }
 

@@ -14,10 +14,9 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::cloud::by_id::ById;
 use crate::cloud::directory::NameId;
 use crate::cloud::state::Value;
-use crate::model::{CoverageState, Health, Position, Timestamp, Upn};
+use crate::model::{ById, CoverageState, Health, Position, Timestamp, Upn};
 use crate::wire::MAX_PEOPLE_PER_MESSAGE;
 
 /// Rough bytes of values in one message, so that a frame stays near 64 KiB. `security-and-faults.md` §6.
@@ -67,7 +66,7 @@ pub struct Delivery {
     /// UPN as the suite asked for it.
     pub asked: Arc<str>,
     /// The value.
-    pub value: Arc<Value>,
+    pub value: Value,
     /// When Microsoft confirmed it, as known when it was put in.
     pub confirmed_at: Timestamp,
 }
@@ -421,15 +420,17 @@ impl Mailbox {
             return;
         }
         inner.end = Some(end);
-        inner.tally.dropped += inner.values_waiting() as u64;
-        inner.batches = VecDeque::new();
-        inner.values = ById::default();
-        inner.order = VecDeque::new();
-        inner.coverage = HashMap::new();
-        inner.forget = HashMap::new();
+        inner.empty();
         drop(inner);
         self.reader.wake();
         self.over.notify_waiters();
+    }
+
+    /// Nobody puts anything in any more: gives everything back. An end that waits still waits.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.empty();
+        inner.ended |= inner.end.is_none();
     }
 
     /// Why the stream is to end.
@@ -577,6 +578,14 @@ impl Inner {
             && !self.freshness_is_news
     }
 
+    /// Nothing of it is wanted any more.
+    fn empty(&mut self) {
+        self.tally.dropped += self.values_waiting() as u64;
+        self.batches = VecDeque::new();
+        (self.values, self.order) = (ById::default(), VecDeque::new());
+        (self.coverage, self.forget) = (HashMap::new(), HashMap::new());
+    }
+
     /// Gives back what a long list has taken: most of the time nothing waits.
     fn give_back(&mut self) {
         if self.batches.capacity() > ROOM_KEPT {
@@ -649,12 +658,12 @@ mod tests {
     fn delivery(n: u64, sequence: u64) -> Delivery {
         Delivery {
             asked: upn(n).as_str().into(),
-            value: Arc::new(Value {
+            value: Value {
                 user: UserId(uuid::Uuid::from_u128(n.into())),
                 presence: Presence::UNKNOWN.into(),
                 sequence: Sequence(sequence),
                 changed_at: Timestamp::default(),
-            }),
+            },
             confirmed_at: Timestamp::default(),
         }
     }

@@ -1,7 +1,6 @@
 //! Mailboxes and watch lists beside the simplest models of them, through anything that may happen in any order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -12,8 +11,8 @@ use super::{LookupOutcome, Opened, TenantHub};
 use crate::cloud::directory::{LookupPace, NameId};
 use crate::cloud::state::Value;
 use crate::model::{
-    CoverageState, Epoch, Health, HealthState, Position, Presence, Sequence, SuiteId, Timestamp,
-    Upn, UserId,
+    ById, CoverageState, Epoch, Health, HealthState, Position, Presence, Sequence, SuiteId,
+    Timestamp, Upn, UserId,
 };
 
 fn upn(n: u8) -> Upn {
@@ -138,12 +137,12 @@ fn at(sequence: u64) -> Position {
 fn delivery(n: u8, sequence: u64) -> Delivery {
     Delivery {
         asked: spelled(n).into(),
-        value: Arc::new(Value {
+        value: Value {
             user: user(n),
             presence: Presence::UNKNOWN.into(),
             sequence: Sequence(sequence),
             changed_at: Timestamp::default(),
-        }),
+        },
         confirmed_at: Timestamp::default(),
     }
 }
@@ -529,7 +528,7 @@ proptest! {
                 }
                 Happening::Answers(words) => {
                     let asked = hub.to_read(now, false);
-                    let mut answer = HashMap::new();
+                    let mut answer = ById::default();
                     for user in &asked {
                         let n = usize::try_from(user.0.as_u128() - 1).unwrap();
                         if let Some(word) = words[n] {

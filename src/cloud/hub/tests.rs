@@ -465,7 +465,7 @@ async fn a_name_that_moves_to_a_stranger_shows_nobody_until_the_stranger_is_read
     suite.read(&opened.mailbox);
     assert_eq!(suite.holds(1), None);
     assert_eq!(suite.coverage[&name(1)], CoverageState::Resolving);
-    let answer = HashMap::from([(user(9), saying("Offline"))]);
+    let answer = ById::from_iter([(user(9), saying("Offline"))]);
     hub.apply_readings(&[user(9)], answer, at(6), at(6));
     suite.read(&opened.mailbox);
     assert_eq!(suite.holds(1), Some("Offline"));

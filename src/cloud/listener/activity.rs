@@ -31,8 +31,12 @@ pub(super) struct Activity {
     admitted: AtomicBool,
     /// Requests that were refused, of everybody on this connection.
     refused: AtomicU32,
-    /// There were too many of them.
+    /// There were too many of them, or an answer is not read.
     unwelcome: Notify,
+    /// Since when there is a connection.
+    accepted: Instant,
+    /// The first time somebody has shown who he is.
+    introduced: Notify,
     /// Requests whose answer has not ended.
     open: AtomicUsize,
     /// When the last of them ended.
@@ -41,10 +45,19 @@ pub(super) struct Activity {
 
 /// In the extensions of every request: to tell what became of the caller.
 #[derive(Clone)]
-struct Caller {
+pub struct Caller {
     activity: Arc<Activity>,
     /// Others use the same connection: it is a proxy's.
     shared: bool,
+}
+
+impl Caller {
+    /// Closes the connection, unless others use it, too: what was said over it is not read.
+    pub fn cut(&self) {
+        if !self.shared {
+            self.activity.unwelcome.notify_one();
+        }
+    }
 }
 
 /// The caller has shown who he is: the connection may stay open.
@@ -65,8 +78,11 @@ pub fn turned_away(extensions: &http::Extensions) {
 }
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    /// On a connection that was accepted then.
+    pub(super) fn new(accepted: Instant) -> Self {
         Self {
+            accepted,
+            introduced: Notify::new(),
             admitted: AtomicBool::new(false),
             refused: AtomicU32::new(0),
             unwelcome: Notify::new(),
@@ -80,18 +96,25 @@ impl Activity {
     }
 
     pub(super) fn admit(&self) {
-        self.admitted.store(true, Ordering::Relaxed);
+        if !self.admitted.swap(true, Ordering::Relaxed) {
+            self.introduced.notify_one();
+        }
     }
 
     /// Ends when nobody has shown in time who he is.
     pub(super) async fn stays_a_stranger(&self) {
-        tokio::time::sleep(FIRST_REQUEST).await;
+        tokio::time::sleep_until(self.accepted + FIRST_REQUEST).await;
         if self.is_admitted() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Ends when too much was refused.
+    /// Ends when somebody has shown who he is.
+    pub(super) async fn is_introduced(&self) {
+        self.introduced.notified().await;
+    }
+
+    /// Ends when too much was refused, or an answer is not read.
     pub(super) async fn becomes_unwelcome(&self) {
         self.unwelcome.notified().await;
     }

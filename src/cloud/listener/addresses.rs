@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
+use super::paced::Shared;
+
 /// Connections of one address accepted per second in the long run, and at once.
 const ACCEPTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 const ACCEPTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
@@ -39,8 +41,15 @@ impl Peer {
     }
 }
 
-/// How many connections are open, by address.
-type OpenByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
+/// What is open of an address: how many connections, and what they may send together.
+#[derive(Default)]
+struct Open {
+    connections: usize,
+    budget: Arc<Shared>,
+}
+
+/// What is open, by address.
+type OpenByAddress = Arc<Mutex<HashMap<IpAddr, Open>>>;
 
 /// Who has how many connections.
 pub(super) struct Addresses {
@@ -50,9 +59,21 @@ pub(super) struct Addresses {
 }
 
 /// A connection that counts until this is dropped.
-pub(super) struct Entered(Option<(IpAddr, OpenByAddress)>);
+pub(super) struct Entered(Option<Counted>);
+
+struct Counted {
+    address: IpAddr,
+    budget: Arc<Shared>,
+    all: OpenByAddress,
+}
 
 impl Entered {
+    /// What all connections of its address may send together.
+    pub(super) fn budget(&self) -> Option<Arc<Shared>> {
+        let counted = self.0.as_ref()?;
+        Some(Arc::clone(&counted.budget))
+    }
+
     /// A connection that counts for no address.
     pub(super) fn for_nobody() -> Self {
         Self(None)
@@ -81,24 +102,29 @@ impl Addresses {
         self.accepts.check_key(&address).ok()?;
         let mut all = self.open.lock().expect("nothing panics while counting");
         let open = all.entry(address).or_default();
-        if *open >= self.most {
+        if open.connections >= self.most {
             return None;
         }
-        *open += 1;
+        open.connections += 1;
+        let budget = Arc::clone(&open.budget);
         drop(all);
-        Some(Entered(Some((address, Arc::clone(&self.open)))))
+        Some(Entered(Some(Counted {
+            address,
+            budget,
+            all: Arc::clone(&self.open),
+        })))
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let Some((address, all)) = self.0.take() else {
+        let Some(Counted { address, all, .. }) = self.0.take() else {
             return;
         };
         let mut all = all.lock().expect("nothing panics while counting");
         if let Some(open) = all.get_mut(&address) {
-            *open -= 1;
-            if *open == 0 {
+            open.connections -= 1;
+            if open.connections == 0 {
                 all.remove(&address);
             }
         }
@@ -137,9 +163,13 @@ mod tests {
         assert!((100..110).contains(&at_once.len()), "{}", at_once.len());
         assert!(addresses.enter(peer("192.0.2.2")).is_some());
         let open = Arc::clone(&addresses.open);
+        let many = Open {
+            connections: 200,
+            ..Open::default()
+        };
         open.lock()
             .unwrap()
-            .insert("192.0.2.3".parse().unwrap(), 200);
+            .insert("192.0.2.3".parse().unwrap(), many);
         assert!(addresses.enter(peer("192.0.2.3")).is_none());
         assert!((0..1000).all(|_| addresses.enter(peer("127.0.0.1")).is_some()));
         drop(at_once);

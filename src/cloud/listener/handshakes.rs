@@ -1,7 +1,7 @@
 //! How many TLS handshakes are begun: the dearest thing a stranger can ask for.
 //!
 //! When everybody comes back at once, those who are refused cost next to nothing and come again by their own jitter. Addresses from
-//! which somebody was let in before have a budget of their own, so that strangers cannot use up everybody's.
+//! which somebody was let in before have a budget of their own, so that strangers cannot use up everybody's. A restart forgets them.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;

@@ -1,11 +1,11 @@
-//! A connection that is read at a bounded pace.
+//! A connection that is read at a bounded pace, and all connections of an address together, too.
 //!
 //! Frames that cost their sender nothing (PING, SETTINGS, headers that never end) cost us time. Whatever they are, nobody can send
-//! more of them than fit into his budget of bytes; the rest waits in his own send buffer.
+//! more of them than fit into his budgets of bytes; the rest waits in his own send buffer.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -35,6 +35,12 @@ impl Pace {
         per_second: 512 << 10,
         at_once: 4 << 20,
     };
+
+    /// Of all connections of an address together: the suites of a site behind one address come back at once with their lists.
+    pub const ADDRESS: Self = Self {
+        per_second: 4 << 20,
+        at_once: 16 << 20,
+    };
 }
 
 /// Bytes that may still come. Below zero: more came than was allowed, which is waited for.
@@ -45,6 +51,14 @@ struct Budget {
 }
 
 impl Budget {
+    /// All of what may come at once.
+    fn full(pace: Pace) -> Self {
+        Self {
+            bytes: pace.at_once.into(),
+            as_of: Instant::now(),
+        }
+    }
+
     /// What may come now.
     fn refill(&mut self, pace: Pace, now: Instant) {
         let since = now.duration_since(self.as_of);
@@ -66,25 +80,41 @@ impl Budget {
     }
 }
 
+/// The budget of all connections of an address.
+#[derive(Debug)]
+pub(super) struct Shared(Mutex<Budget>);
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self(Mutex::new(Budget::full(Pace::ADDRESS)))
+    }
+}
+
+impl Shared {
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.0.lock().expect("nothing panics while counting")
+    }
+}
+
 /// A stream that is read no faster than its connection may send.
 pub(super) struct Paced<S> {
     stream: S,
     activity: Arc<Activity>,
     /// Grows to that of a known one when he has shown who he is.
     budget: Budget,
+    /// `None` where addresses are not counted.
+    address: Option<Arc<Shared>>,
     known: bool,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(stream: S, activity: Arc<Activity>, address: Option<Arc<Shared>>) -> Self {
         Self {
             stream,
             activity,
-            budget: Budget {
-                bytes: Pace::STRANGER.at_once.into(),
-                as_of: Instant::now(),
-            },
+            budget: Budget::full(Pace::STRANGER),
+            address,
             known: false,
             waiting: None,
         }
@@ -115,10 +145,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
                 ready!(waiting.as_mut().poll(cx));
                 self.waiting = None;
             }
-            if self.budget.bytes < 0 {
-                self.budget.refill(pace, Instant::now());
-            }
-            match self.budget.wait(pace) {
+            let now = Instant::now();
+            self.budget.refill(pace, now);
+            let shared = self.address.as_ref().and_then(|shared| {
+                let mut shared = shared.budget();
+                shared.refill(Pace::ADDRESS, now);
+                shared.wait(Pace::ADDRESS)
+            });
+            match self.budget.wait(pace).max(shared) {
                 None => break,
                 Some(wait) => self.waiting = Some(Box::pin(tokio::time::sleep(wait))),
             }
@@ -126,7 +160,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let read = buf.filled().len() - before;
-        self.budget.bytes -= i64::try_from(read).unwrap_or(i64::MAX);
+        let read = i64::try_from(read).unwrap_or(i64::MAX);
+        self.budget.bytes -= read;
+        if let Some(shared) = &self.address {
+            shared.budget().bytes -= read;
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -167,10 +205,11 @@ mod tests {
 
     use super::*;
 
-    /// How many bytes of an endless flood were read after so many seconds.
-    async fn flooded(activity: Arc<Activity>, seconds: u32) -> u64 {
+    /// How many bytes of an endless flood were read after so many seconds, when it begins after a minute at rest.
+    async fn flooded(activity: Arc<Activity>, address: Option<Arc<Shared>>, seconds: u32) -> u64 {
         let (mut theirs, ours) = tokio::io::duplex(8 << 10);
-        let mut ours = Paced::new(ours, activity);
+        let mut ours = Paced::new(ours, activity, address);
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let flood = async move { while theirs.write_all(&[0; 1000]).await.is_ok() {} };
         let mut read = 0;
         let reading = async {
@@ -191,11 +230,11 @@ mod tests {
     async fn a_flood_is_read_at_the_pace_of_who_sends_it() {
         for (known, pace) in [(false, Pace::STRANGER), (true, Pace::KNOWN)] {
             for seconds in [0_u32, 1, 60] {
-                let activity = Arc::new(Activity::new());
+                let activity = Arc::new(Activity::new(Instant::now()));
                 if known {
                     activity.admit();
                 }
-                let read = flooded(activity, seconds).await;
+                let read = flooded(activity, None, seconds).await;
                 let allowed =
                     u64::from(pace.at_once) + u64::from(pace.per_second) * u64::from(seconds);
                 // A buffer and the breath a flood is given at a time.
@@ -210,10 +249,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn all_connections_of_an_address_together_are_read_at_its_pace() {
+        let shared = Arc::new(Shared::default());
+        let floods = (0..50).map(|_| {
+            let activity = Arc::new(Activity::new(Instant::now()));
+            activity.admit();
+            flooded(activity, Some(Arc::clone(&shared)), 30)
+        });
+        let read: u64 = futures_util::future::join_all(floods).await.iter().sum();
+        let allowed = u64::from(Pace::ADDRESS.at_once) + 30 * u64::from(Pace::ADDRESS.per_second);
+        // A buffer of each, and the breath that is given at a time.
+        let slack = 50 * 4096 + u64::from(Pace::ADDRESS.per_second) / 50;
+        assert!(
+            (allowed - slack..=allowed + slack).contains(&read),
+            "{read} of {allowed}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_is_admitted_may_send_the_longest_watch_list_at_once() {
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(Instant::now()));
         let (mut theirs, ours) = tokio::io::duplex(64 << 10);
-        let mut ours = Paced::new(ours, Arc::clone(&activity));
+        let mut ours = Paced::new(ours, Arc::clone(&activity), None);
         activity.admit();
         let began = Instant::now();
         let list = vec![b'a'; 4 << 20];

@@ -1,7 +1,7 @@
-//! What waits in a stream's mailbox, as messages to the suite.
+//! What waits in a stream's mailbox, as the body of the answer to the suite's call.
 //!
-//! The connection asks for the next message when there is room for it, and only then is anything taken: nothing is ahead of the reader,
-//! so a slow one costs no more than its mailbox, and a change costs one wake-up and one write.
+//! The connection asks for the next message when the one before has gone, and only then is anything taken: one message at most is ahead of
+//! the reader, so a slow one costs that and its mailbox, and a change costs one wake-up.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -10,18 +10,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
-use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::clock::Clock;
 use crate::cloud::hub::mailbox::{Batch, Delivery, End, EndReason, Freshness, Mailbox, Parcel};
 use crate::cloud::metrics::Metrics;
 use crate::model::Position;
-use crate::wire::down::{self, Response, WatchResponse};
-use crate::wire::{self, v1};
+use crate::wire::v1::watch_response::Response;
+use crate::wire::{self, down, v1};
 
 /// What is said besides what is in the mailbox.
 pub(super) enum Word {
@@ -93,9 +94,9 @@ impl Outlet {
         }
     }
 
-    /// As a message; `held` is what the suite was given before.
-    fn translate(&self, parcel: Parcel, held: Position) -> Response {
-        match parcel {
+    /// As a framed message; `held` is what the suite was given before.
+    fn translate(&self, parcel: Parcel, held: Position) -> Bytes {
+        down::message(match parcel {
             Parcel::Batches(batches, position) => {
                 // All of it came with one answer.
                 let first = batches.first().and_then(|batch| batch.values().next());
@@ -111,7 +112,7 @@ impl Outlet {
                     .map(|batch| batch.encoded(encode).clone())
                     .collect();
                 let kind = v1::PresencesKind::Change;
-                down::presences(kind, &people, false, wire::position(position))
+                return down::presences(kind, &people, false, wire::position(position));
             }
             Parcel::Values {
                 snapshot,
@@ -136,7 +137,7 @@ impl Outlet {
                 };
                 let people = down::people(values.iter().map(presence));
                 let position = wire::position(position);
-                down::presences(kind, &[people], snapshot_complete, position)
+                return down::presences(kind, &[people], snapshot_complete, position);
             }
             Parcel::Coverage(people) => Response::Coverage(v1::Coverage {
                 people: people
@@ -162,18 +163,11 @@ impl Outlet {
                 })
             }
             Parcel::End(end) => farewell(end, held),
-        }
+        })
     }
-}
 
-impl Stream for Outlet {
-    type Item = Result<WatchResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let said = |response| {
-            let response = Some(response);
-            Poll::Ready(Some(Ok(WatchResponse { response })))
-        };
+    /// The next message, or how the call ends; then the state is [`State::Ended`].
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         let held = match std::mem::replace(&mut self.state, State::Ended) {
             State::Open(held) => held,
             State::Opening => {
@@ -183,24 +177,27 @@ impl Stream for Outlet {
                 return match word.map(|word| *word) {
                     Some(Word::Opened(opened, held)) => {
                         self.state = State::Open(held);
-                        said(Response::Opened(opened))
+                        Poll::Ready(Ok(down::message(Response::Opened(opened))))
                     }
-                    Some(Word::Ends(status)) => Poll::Ready(Some(Err(status))),
-                    None => Poll::Ready(None),
+                    Some(Word::Ends(status)) => Poll::Ready(Err(status)),
+                    None => Poll::Ready(Err(lost())),
                 };
             }
-            State::Ends(status) => return Poll::Ready(Some(Err(status))),
-            State::Ended => return Poll::Ready(None),
+            State::Ends(status) => return Poll::Ready(Err(status)),
+            State::Ended => return Poll::Ready(Err(lost())),
         };
-        // Nobody listens to the suite any more: it has done something wrong, unless the mailbox knows better.
+        // Nobody listens to the suite any more: it has done something wrong. What the mailbox knows of the end says more.
         let over = match self.words.poll_recv(cx).map(|word| word.map(|word| *word)) {
-            Poll::Ready(Some(Word::Ends(status))) => return Poll::Ready(Some(Err(status))),
-            Poll::Ready(_) => true,
-            Poll::Pending => false,
+            Poll::Ready(Some(Word::Ends(status))) => Some(status),
+            Poll::Ready(_) => Some(lost()),
+            Poll::Pending => None,
         };
+        if let Some(status) = over.clone().filter(|_| self.mailbox.end_reason().is_none()) {
+            return Poll::Ready(Err(status));
+        }
         let Poll::Ready(parcel) = self.next(cx) else {
-            if over {
-                return Poll::Ready(None);
+            if let Some(status) = over {
+                return Poll::Ready(Err(status));
             }
             self.state = State::Open(held);
             return Poll::Pending;
@@ -217,8 +214,40 @@ impl Stream for Outlet {
             }
             _ => State::Open(held),
         };
-        said(self.translate(parcel, held))
+        Poll::Ready(Ok(self.translate(parcel, held)))
     }
+}
+
+impl Body for Outlet {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_end_stream() {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(self.poll_message(cx)) {
+            Ok(message) => Frame::data(message),
+            Err(status) => {
+                let mut trailers = HeaderMap::new();
+                status.add_header(&mut trailers)?;
+                Frame::trailers(trailers)
+            }
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+}
+
+/// The end of a stream whose conversation is gone without a word.
+fn lost() -> Status {
+    Status::unavailable("the stream was lost; come back")
 }
 
 /// The last message.
@@ -274,4 +303,97 @@ pub(super) fn presence(delivery: &Delivery) -> v1::Presence {
         delivery.confirmed_at,
         value.changed_at,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use prost::Message as _;
+    use tonic::Code;
+
+    use super::*;
+    use crate::model::{Epoch, Sequence};
+
+    const NOWHERE: Position = Position {
+        epoch: Epoch(1),
+        sequence: Sequence(0),
+    };
+
+    /// An outlet whose stream is open.
+    fn opened() -> (Outlet, Words, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::new(NOWHERE));
+        let every = Duration::from_secs(5);
+        let (outlet, words) =
+            Outlet::new(Arc::clone(&mailbox), Clock::system(), every, Metrics::new());
+        let word = Word::Opened(v1::Opened::default(), NOWHERE);
+        words.try_send(Box::new(word)).ok().unwrap();
+        (outlet, words, mailbox)
+    }
+
+    /// What is said, and how the call ends.
+    async fn read_out(mut outlet: Outlet) -> (Vec<Response>, Status) {
+        let mut said = Vec::new();
+        while let Some(frame) = outlet.frame().await {
+            match frame.unwrap().into_data() {
+                Ok(message) => {
+                    let message = v1::WatchResponse::decode(&message[5..]).unwrap();
+                    said.extend(message.response);
+                }
+                Err(trailers) => {
+                    assert!(outlet.is_end_stream());
+                    let trailers = trailers.into_trailers().unwrap();
+                    return (said, Status::from_header_map(&trailers).unwrap());
+                }
+            }
+        }
+        panic!("a call ends with a status");
+    }
+
+    #[tokio::test]
+    async fn the_mailbox_knows_better_why_a_stream_ends() {
+        for first in [true, false] {
+            let (outlet, words, mailbox) = opened();
+            let refused = Box::new(Word::Ends(Status::invalid_argument("a second open")));
+            if first {
+                words.try_send(refused).ok().unwrap();
+                mailbox.end(End {
+                    reason: EndReason::Revoked,
+                    reconnect_after: None,
+                });
+            } else {
+                mailbox.end(End {
+                    reason: EndReason::Revoked,
+                    reconnect_after: None,
+                });
+                words.try_send(refused).ok().unwrap();
+            }
+            mailbox.close();
+            let (said, status) = read_out(outlet).await;
+            assert_eq!(status.code(), Code::PermissionDenied);
+            let Some(Response::GoAway(last)) = said.last() else {
+                panic!("{said:?}");
+            };
+            assert_eq!(last.reason(), v1::GoAwayReason::Revoked);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_suite_did_wrong_ends_the_call_behind_nothing() {
+        let (outlet, words, mailbox) = opened();
+        let refused = Status::invalid_argument("a second open");
+        words.try_send(Box::new(Word::Ends(refused))).ok().unwrap();
+        mailbox.close();
+        let (said, status) = read_out(outlet).await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(matches!(said[..], [Response::Opened(_)]), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn a_conversation_that_is_gone_without_a_word_is_no_orderly_end() {
+        let (outlet, words, _mailbox) = opened();
+        drop(words);
+        let (said, status) = read_out(outlet).await;
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(said.len(), 1);
+    }
 }

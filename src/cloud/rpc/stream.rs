@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::cloud::directory::StreamId;
 use crate::cloud::hub::mailbox::{End, EndReason, Mailbox};
 use crate::cloud::hub::{Opened, Purpose, Reserved};
-use crate::cloud::listener::Peer;
+use crate::cloud::listener::{Caller, Peer};
 use crate::cloud::metrics::{Metrics, StreamEnd};
 use crate::cloud::poller::Tenant;
 use crate::model::{Position, Sequence, SuiteId};
@@ -31,7 +31,7 @@ const MAX_OPENING_MESSAGES: u32 = 256;
 /// A stream outlives its credential by this much.
 const CREDENTIAL_GRACE: Duration = Duration::from_secs(20);
 
-/// The last words are waited for this long.
+/// So long a suite has to take the last words. Then its connection is cut.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Messages up: 50 a second, 200 at once. `security-and-faults.md` §4.
@@ -112,6 +112,7 @@ pub(super) fn check_names(names: &[String]) -> Result<(), Status> {
 pub(super) struct Conversation {
     pub identity: SuiteIdentity,
     pub peer: Option<Peer>,
+    pub caller: Option<Caller>,
     pub tenant: Arc<Tenant>,
     pub place: Place,
     pub auth: Arc<Authenticator>,
@@ -137,9 +138,24 @@ impl Conversation {
             tracing::info!(
                 suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, code = ?status.code(), "a stream ended"
             );
-            // Never waits: one word at most is before it.
-            let word = Box::new(Word::Ends(status));
-            let _ = tokio::time::timeout(LAST_WORDS, self.words.send(word)).await;
+            // There is room: one word at most is before it.
+            let _ = self.words.try_send(Box::new(Word::Ends(status)));
+        }
+        self.until_it_is_gone().await;
+    }
+
+    /// Waits until what was said last has been read. Who does not read loses his connection: HTTP/2 keeps for him what is on its way, for
+    /// as long as he likes. Until it is gone the stream is one of those the suite may have.
+    async fn until_it_is_gone(&self) {
+        if tokio::time::timeout(LAST_WORDS, self.words.closed())
+            .await
+            .is_err()
+        {
+            self.place.mailbox().close();
+            if let Some(caller) = &self.caller {
+                caller.cut();
+            }
+            self.words.closed().await;
         }
     }
 
@@ -180,7 +196,7 @@ impl Conversation {
                 () = &mut grows_old => mailbox.end(outdated(EndReason::MaximumAge)),
                 () = tokio::time::sleep(expires) => mailbox.end(outdated(EndReason::CredentialExpired)),
                 // The outlet says why.
-                _ = mailbox.ended() => return self.farewell().await,
+                _ = mailbox.ended() => return Ok(()),
                 () = words.closed() => return Ok(()),
             }
         }
@@ -215,12 +231,6 @@ impl Conversation {
         let word = Box::new(Word::Opened(opened, held));
         let gone = |_| Status::cancelled("the suite has gone");
         self.words.send(word).await.map_err(gone)
-    }
-
-    /// Gives the outlet a moment to say good-bye. Who does not read is simply dropped.
-    async fn farewell(&self) -> Result<(), Status> {
-        let _ = tokio::time::timeout(LAST_WORDS, self.words.closed()).await;
-        Ok(())
     }
 
     /// The opening, unless the stream is to end before it is complete. Nothing has been said until then, so that a status is all

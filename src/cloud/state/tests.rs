@@ -25,7 +25,7 @@ fn watching(users: impl IntoIterator<Item = u8>) -> TenantState {
 #[test]
 fn only_what_changed_gets_a_sequence() {
     let mut state = watching([1, 2]);
-    let busy = || HashMap::from([(user(1), saying("Busy")), (user(2), saying("Away"))]);
+    let busy = || ById::from_iter([(user(1), saying("Busy")), (user(2), saying("Away"))]);
     assert_eq!(
         state
             .apply(&[user(1), user(2)], busy(), at(1))
@@ -41,7 +41,7 @@ fn only_what_changed_gets_a_sequence() {
     );
     let applied = state.apply(
         &[user(1)],
-        HashMap::from([(user(1), saying("Away"))]),
+        ById::from_iter([(user(1), saying("Away"))]),
         at(3),
     );
     assert_eq!(applied.changes[0].sequence, Sequence(3));
@@ -54,13 +54,13 @@ fn a_person_missing_from_answers_becomes_unknown_and_is_looked_up_again_never_of
     let mut state = watching([1]);
     state.apply(
         &[user(1)],
-        HashMap::from([(user(1), saying("Busy"))]),
+        ById::from_iter([(user(1), saying("Busy"))]),
         at(1),
     );
     for second in 2..4 {
         assert!(
             state
-                .apply(&[user(1)], HashMap::new(), at(second))
+                .apply(&[user(1)], ById::default(), at(second))
                 .changes
                 .is_empty()
         );
@@ -70,17 +70,22 @@ fn a_person_missing_from_answers_becomes_unknown_and_is_looked_up_again_never_of
             "not confirmed by an answer without the person"
         );
     }
-    let applied = state.apply(&[user(1)], HashMap::new(), at(4));
+    let applied = state.apply(&[user(1)], ById::default(), at(4));
     assert!(applied.changes[0].presence.is_unknown());
     assert_eq!(applied.coverage, [user(1)]);
     assert_eq!(state.coverage(user(1)), CoverageState::PresenceUnknown);
     let rechecks: usize = (5..20)
-        .map(|s| state.apply(&[user(1)], HashMap::new(), at(s)).recheck.len())
+        .map(|s| {
+            state
+                .apply(&[user(1)], ById::default(), at(s))
+                .recheck
+                .len()
+        })
         .sum();
     assert_eq!(rechecks, 1);
     let back = state.apply(
         &[user(1)],
-        HashMap::from([(user(1), saying("Busy"))]),
+        ById::from_iter([(user(1), saying("Busy"))]),
         at(20),
     );
     assert_eq!(back.coverage, [user(1)]);
@@ -98,7 +103,7 @@ fn a_refused_person_is_left_out_longer_each_time_and_comes_back() {
     assert!(state.to_read(at(60 + 119), false).is_empty());
     let applied = state.apply(
         &[user(1)],
-        HashMap::from([(user(1), saying("Busy"))]),
+        ById::from_iter([(user(1), saying("Busy"))]),
         at(180),
     );
     assert_eq!(applied.coverage, [user(1)]);
@@ -109,7 +114,7 @@ fn a_refused_person_is_left_out_longer_each_time_and_comes_back() {
 fn freshness_names_exactly_those_who_lag() {
     let mut state = watching([1, 2, 3]);
     let all = [user(1), user(2), user(3)];
-    let answer: HashMap<_, _> = all.iter().map(|u| (*u, saying("Busy"))).collect();
+    let answer: ById<_, _> = all.iter().map(|u| (*u, saying("Busy"))).collect();
     state.apply(&all, answer.clone(), at(10));
     state.finish_sweep(at(10));
     assert_eq!((state.as_of(), state.lagging().count()), (Some(at(10)), 0));
@@ -124,7 +129,7 @@ fn freshness_names_exactly_those_who_lag() {
 #[test]
 fn somebody_watched_again_lags_until_read_and_is_forgotten_after_a_while() {
     let mut state = watching([1, 2]);
-    let answer = |n| HashMap::from([(user(n), saying("Busy"))]);
+    let answer = |n| ById::from_iter([(user(n), saying("Busy"))]);
     state.apply(&[user(1)], answer(1), at(10));
     state.finish_sweep(at(10));
     state.unwatch(user(1), at(11));
@@ -149,7 +154,7 @@ fn somebody_watched_again_lags_until_read_and_is_forgotten_after_a_while() {
 fn a_clock_that_was_put_back_does_not_make_the_old_pass_for_fresh() {
     let mut state = watching([1, 2]);
     let both = [user(1), user(2)];
-    let answer: HashMap<_, _> = both.iter().map(|u| (*u, saying("Busy"))).collect();
+    let answer: ById<_, _> = both.iter().map(|u| (*u, saying("Busy"))).collect();
     state.apply(&both, answer.clone(), at(5_000));
     state.finish_sweep(at(5_000));
     state.apply(&both[..1], answer, at(1_000));
@@ -162,14 +167,15 @@ fn a_clock_that_was_put_back_does_not_make_the_old_pass_for_fresh() {
 fn a_person_under_a_new_name_gets_a_sequence_above_all_before() {
     let mut state = watching([1, 2]);
     for n in [1, 2] {
-        let answer = HashMap::from([(user(n), saying("Busy"))]);
+        let answer = ById::from_iter([(user(n), saying("Busy"))]);
         state.apply(&[user(n)], answer, at(1));
     }
-    let (value, confirmed_at) = state.restamp(user(1)).unwrap();
+    assert!(state.restamp(user(1)));
+    let (value, confirmed_at) = state.value(user(1)).unwrap();
     assert_eq!((value.sequence, confirmed_at), (Sequence(3), at(1)));
     assert_eq!(state.value(user(1)).unwrap().0.sequence, Sequence(3));
     assert_eq!(state.position().sequence, Sequence(3));
-    assert!(state.restamp(user(9)).is_none());
+    assert!(!state.restamp(user(9)));
 }
 
 proptest! {
@@ -178,10 +184,10 @@ proptest! {
     fn changes_replayed_give_the_state(readings in prop::collection::vec((0_u8..6, 0_usize..5), 0..200)) {
         let words = ["Available", "Busy", "Away", "Hibernating", "PresenceUnknown"];
         let mut state = watching(0..6);
-        let mut held: HashMap<UserId, Arc<Value>> = HashMap::new();
+        let mut held: ById<UserId, Value> = ById::default();
         let mut last = Sequence::default();
         for (step, (n, word)) in readings.into_iter().enumerate() {
-            let answer = HashMap::from([(user(n), saying(words[word]))]);
+            let answer = ById::from_iter([(user(n), saying(words[word]))]);
             for change in state.apply(&[user(n)], answer, at(i64::try_from(step).unwrap())).changes {
                 prop_assert!(change.sequence > last);
                 last = change.sequence;
@@ -190,7 +196,7 @@ proptest! {
         }
         prop_assert_eq!(state.position().sequence, last);
         for n in 0..6 {
-            prop_assert_eq!(state.value(user(n)).map(|(v, _)| v), held.get(&user(n)));
+            prop_assert_eq!(state.value(user(n)).map(|(v, _)| v), held.get(&user(n)).cloned());
         }
     }
 }

@@ -64,7 +64,7 @@ proptest! {
         let ids: Vec<UserId> = asked.iter().map(|n| whose(*n)).collect();
         let read = runtime.block_on(graph.presences(&token(), &ids)).unwrap();
         prop_assert_eq!(seen.lock().unwrap().len(), pages.len());
-        let mut expected = HashMap::new();
+        let mut expected = ById::default();
         for (n, written, says) in pages.into_iter().flatten() {
             let readable = matches!(written, Written::Plainly | Written::Loudly);
             if readable && asked.contains(&n) {
