@@ -273,7 +273,9 @@ fn distance(a: &str, b: &str) -> usize {
 fn written(duration: Duration) -> String {
     let ms = duration.as_millis();
     let units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
-    let whole = units.iter().find(|(_, of)| ms >= *of && ms % of == 0);
+    let whole = units
+        .iter()
+        .find(|(_, of)| ms >= *of && ms.is_multiple_of(*of));
     match whole {
         Some((unit, of)) => format!("{}{unit}", ms / of),
         None if ms == 0 => "0s".into(),
@@ -628,7 +630,7 @@ mod tests {
             assert_eq!(written(parse_duration(text).unwrap()), text);
         }
         assert_eq!(written(Duration::ZERO), "0s");
-        assert_eq!(written(Duration::from_secs(86_400)), "24h");
+        assert_eq!(written(Duration::from_hours(24)), "24h");
     }
 
     #[test]

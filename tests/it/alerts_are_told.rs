@@ -3,11 +3,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use presence_bridge::cloud::alerts::machine::Step;
 use presence_bridge::cloud::alerts::receivers::Receiver;
-use presence_bridge::cloud::alerts::rules::{Kind, Severity};
+use presence_bridge::cloud::alerts::rules::{Key, Kind, Severity, Trouble};
 use presence_bridge::cloud::mail::{Mailer, Security, SmtpConfig};
+use presence_bridge::cloud::store::Addressee;
 use presence_bridge::cloud::store::ConnectionKind::{self, Organisation, ServiceAccount};
 use presence_bridge::microsoft::{HttpTransport, ReqwestTransport};
 use presence_bridge::model::Timestamp;
@@ -570,6 +573,60 @@ async fn a_receiver_that_is_away_loses_nothing_and_the_others_hear_of_it() {
         story.mails_about("Subject: [over] Messages do not reach on call"),
         1
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_does_not_answer_is_not_asked_for_each_message_and_gets_all_of_them_later()
+{
+    const MANY: u128 = 30;
+    let mut story = Story::begin(Organisation).await;
+    story.hook.stop();
+    // Hangs up on everybody, and counts them.
+    let door = std::net::TcpListener::bind(("127.0.0.1", story.hook.port)).unwrap();
+    let (knocks, open) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(true)));
+    let counting = (Arc::clone(&knocks), Arc::clone(&open));
+    let porter = std::thread::spawn(move || {
+        while door.accept().is_ok() && counting.1.load(Ordering::SeqCst) {
+            counting.0.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let store = story.days.stage.store().await.unwrap();
+    let steps: Vec<Step> = (1..=MANY)
+        .map(|n| Step::Raise {
+            id: uuid::Uuid::from_u128(n),
+            key: Key {
+                kind: Kind::SuiteSlow,
+                tenant: None,
+                subject: n.to_string(),
+            },
+            trouble: Trouble {
+                severity: Severity::Warning,
+                title: format!("no. {n}"),
+                cause: String::new(),
+                cure: String::new(),
+            },
+        })
+        .collect();
+    let to = [Addressee {
+        name: "on call".into(),
+        least: Severity::Notice,
+    }];
+    let now = story.days.stage.cloud().unwrap().operations().now();
+    store.put_alerts(&steps, &to, now).await.unwrap();
+    store.close().await;
+    let minute = Duration::from_mins(1);
+    story.days.pass_in(minute * 4, minute).await;
+    let tries = knocks.load(Ordering::SeqCst);
+    assert!(
+        (2..=12).contains(&tries),
+        "{tries} tries for {MANY} messages"
+    );
+    open.store(false, Ordering::SeqCst);
+    std::net::TcpStream::connect(("127.0.0.1", story.hook.port)).unwrap();
+    porter.join().unwrap();
+    story.hook.start();
+    story.days.pass(STEP).await;
+    assert_eq!(u128::try_from(story.heard("suite-slow").len()), Ok(MANY));
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::bail;
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud::admin;
-use presence_bridge::cloud::operations::view::TenantDetail;
+use presence_bridge::cloud::operations::view::{TenantDetail, count};
 use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::model::Timestamp;
@@ -226,7 +226,8 @@ async fn store(config: &CloudConfig) -> (Hop, Vec<TenantRow>) {
     };
     let free = free(file.parent().unwrap_or(Path::new(".")));
     let room = free.map_or(String::new(), |free| format!(", {} MiB free", free >> 20));
-    let found = format!("{name}, {} tenants{room}", tenants.len());
+    let found = count(u64::try_from(tenants.len()).unwrap_or(u64::MAX), "tenant");
+    let found = format!("{name}, {found}{room}");
     let hop = if free.is_some_and(|free| free < LEAST_FREE) {
         Hop::failed(HOP, found, "make room on that disk")
     } else {

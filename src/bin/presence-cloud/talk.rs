@@ -133,7 +133,7 @@ pub struct Refused {
 }
 
 pub enum Talk {
-    Service(Service),
+    Service(Box<Service>),
     Store(Arc<Operations>),
 }
 
@@ -469,12 +469,12 @@ impl Talk {
             )?;
             let service = Service::elsewhere(url, ask, token)?;
             service.me().await?;
-            return Ok(Self::Service(service));
+            return Ok(Self::Service(Box::new(service)));
         }
         let config = super::read(config)?;
         let service = Service::of_config(&config, ask)?;
         match service.me().await {
-            Ok(_) => Ok(Self::Service(service)),
+            Ok(_) => Ok(Self::Service(Box::new(service))),
             Err(e) if e.is::<NobodyThere>() && matches!(service.proof, Proof::Keys(_)) => {
                 // A program sees it: what is missing is null, and standard error holds nothing but why something failed.
                 if !ask.json {

@@ -12,6 +12,7 @@ use presence_bridge::clock::Clock;
 use presence_bridge::cloud;
 use presence_bridge::cloud::admin::{self, ConnectTenant, DEFAULT_MAX_WATCHED, NewCredential};
 use presence_bridge::cloud::operations::filter::{ATTENTIONS, HEALTHS, TenantFilter};
+use presence_bridge::cloud::operations::view::count;
 use presence_bridge::cloud::store::{Actor, Store};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::model::TenantId;
@@ -299,8 +300,9 @@ async fn act(talk: &Talk, ask: &Ask, act: &str, which: &Which, done: &str) -> an
 async fn ask_to_confirm(talk: &Talk, id: TenantId, name: &str) -> anyhow::Result<String> {
     let suites = talk.suites(Some(id)).await?.suites;
     let suites = suites.iter().filter(|s| s.status == "active").count();
+    let suites = count(u64::try_from(suites).unwrap_or(u64::MAX), "suite");
     let would = format!(
-        "this would destroy the credentials of {name} ({id}) and revoke its {suites} suites for good"
+        "this would destroy the credentials of {name} ({id}) and revoke {suites} of it for good"
     );
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {

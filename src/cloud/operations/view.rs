@@ -14,6 +14,14 @@ const TOKEN_IDLE: Duration = Duration::from_hours(24 * 30);
 /// Watched people are not read for so long though all seems well.
 const SILENCE: Duration = Duration::from_mins(5);
 
+/// So many of something: "1 suite", "2 suites".
+pub fn count(n: u64, one: &str) -> String {
+    match n {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    }
+}
+
 /// Whole milliseconds.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -461,4 +469,15 @@ pub struct TenantDetail {
     pub alerts: Vec<AlertLine>,
     /// What was done to it, newest first.
     pub audit: Vec<AuditEntry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        let said = [0, 1, 2].map(|n| count(n, "suite"));
+        assert_eq!(said, ["0 suites", "1 suite", "2 suites"]);
+    }
 }

@@ -61,7 +61,7 @@ texts! {
         refused: "Not done",
         not_signed_in: "You are not signed in",
         wait: "Please wait",
-        wait_text: "Too many tries. The next one is possible in {} seconds.",
+        wait_text: "Too many tries. The next one is possible in {} s.",
         ours: "Something went wrong here",
         ours_text: "This is an error of ours; it stands in the log of the service.",
     }

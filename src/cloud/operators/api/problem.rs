@@ -118,7 +118,7 @@ impl Problem {
                 "too-many-tries",
                 "Too many wrong tokens",
                 format!(
-                    "Wrong tokens came from this address. Try again in {} seconds, with the right one.",
+                    "Wrong tokens came from this address. Try again in {} s, with the right one.",
                     wait.as_secs().max(1)
                 ),
             ),
