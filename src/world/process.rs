@@ -1,20 +1,13 @@
-//! What the system tells of a running process: processor time and memory, from `/proc`. Linux only.
+//! What the system tells of a running process: processor time, and memory from `/proc`. Linux only.
 
 use std::io::{Error, ErrorKind, Result};
 use std::time::Duration;
 
-/// Processor time a process has used so far, over all its threads that still run.
+/// Processor time a process has used so far, over all its threads, also those that have ended.
 pub fn cpu(pid: u32) -> Result<Duration> {
-    let mut nanoseconds = 0_u64;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end while it is looked at.
-        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
-            continue;
-        };
-        let ran = text.split_whitespace().next().unwrap_or("0");
-        nanoseconds += ran.parse::<u64>().map_err(|_| unreadable())?;
-    }
-    Ok(Duration::from_nanos(nanoseconds))
+    let pid = i32::try_from(pid).map_err(|_| unreadable())?;
+    let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid))?;
+    Ok(clock.now()?.into())
 }
 
 /// Resident memory of a process, in bytes.
@@ -48,6 +41,22 @@ mod tests {
             sum = (0..100_000).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
         }
         assert!(resident(own).unwrap() > 100_000);
+    }
+
+    #[test]
+    fn what_a_thread_used_that_has_ended_still_counts() {
+        let own = std::process::id();
+        let before = cpu(own).unwrap();
+        let used = std::thread::spawn(move || {
+            let mut sum = 0_u64;
+            let enough = Duration::from_millis(200);
+            while cpu(own).unwrap() < before + enough {
+                sum = (0..100_000).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
+            }
+        });
+        used.join().unwrap();
+        let left = cpu(own).unwrap().saturating_sub(before);
+        assert!(left > Duration::from_millis(150), "{left:?}");
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub struct Plan {
     pub upns: Vec<String>,
     /// The suites.
     pub suites: Vec<SuitePlan>,
+    /// A change after which the person changed nothing for so long must come; `None` when it is not known how often is read.
+    pub must_come: Option<Duration>,
 }
 
 /// A suite to be run.
@@ -157,6 +159,8 @@ pub struct Counted {
     pub delivered: u64,
     /// Of these, those nobody made: a value that was not set by this load.
     pub unexpected: u64,
+    /// Changes that did not come, although a newer one of the same person came that was made much later: nothing overtook them.
+    pub lost: u64,
     /// Streams that broke.
     pub disconnects: u64,
     /// Why a suite gave up for good, if any did.
@@ -180,33 +184,88 @@ pub struct Checked {
     pub examples: Vec<String>,
 }
 
+/// What somebody showed, one thing after the other. Nobody shows the same again before everything else: so it is clear what is meant.
+#[derive(Debug, Clone, Copy, Default)]
+struct Made {
+    /// How many changes there were.
+    many: usize,
+    /// The newest of them, the newest first.
+    newest: [Option<(u8, Timestamp)>; REMEMBERED],
+}
+
+impl Made {
+    /// When the `nth` change was made, as long as that is remembered.
+    fn at(&self, nth: usize) -> Option<Timestamp> {
+        let back = self.many.checked_sub(nth + 1)?;
+        self.newest.get(back)?.map(|(_, at)| at)
+    }
+
+    /// Which change made somebody show this.
+    fn which(&self, words: (&str, &str)) -> Option<usize> {
+        let means = |made: &Option<(u8, Timestamp)>| {
+            made.is_some_and(|(shows, _)| SHOWN[usize::from(shows)] == words)
+        };
+        let back = self.newest.iter().position(means)?;
+        self.many.checked_sub(back + 1)
+    }
+}
+
 /// What is written down while suites run.
 #[derive(Default)]
 struct Books {
-    /// Of each person, the newest changes, the newest first.
-    changes: Vec<[Option<(u8, Timestamp)>; REMEMBERED]>,
+    /// Of each person.
+    made: Vec<Made>,
+    /// Of each suite and person, how many changes are settled: they came, were overtaken, or are none of its business.
+    settled: Vec<HashMap<u32, usize>>,
+    must_come: Option<Duration>,
     counted: Counted,
 }
 
 impl Books {
-    fn write(&mut self, change: Change) {
-        if let Some(of) = self.changes.get_mut(change.person as usize) {
-            of.rotate_right(1);
-            of[0] = Some((change.shows, Timestamp::from_millis(change.at_millis)));
+    fn new(people: usize, suites: usize, must_come: Option<Duration>) -> Self {
+        Self {
+            made: vec![Made::default(); people],
+            settled: vec![HashMap::new(); suites],
+            must_come,
+            counted: Counted::default(),
         }
     }
 
-    /// A change came to a suite.
-    fn came(&mut self, person: u32, words: (&str, &str), now: Timestamp) {
-        self.counted.delivered += 1;
-        let made = self.changes[person as usize]
-            .iter()
-            .flatten()
-            .find(|(shows, _)| SHOWN[usize::from(*shows)] == words);
-        match made {
-            Some((_, at)) => self.counted.lag.add(at.until(now)),
-            None => self.counted.unexpected += 1,
+    fn write(&mut self, change: Change) {
+        if let Some(made) = self.made.get_mut(change.person as usize) {
+            made.many += 1;
+            made.newest.rotate_right(1);
+            made.newest[0] = Some((change.shows, Timestamp::from_millis(change.at_millis)));
         }
+    }
+
+    /// What this suite is to show comes in another way, or does not count: it is judged by what is made from now on.
+    fn settle(&mut self, suite: usize) {
+        let made = (0..).zip(&self.made);
+        self.settled[suite] = made.map(|(person, made)| (person, made.many)).collect();
+    }
+
+    /// A change came to a suite.
+    fn came(&mut self, suite: usize, person: u32, words: (&str, &str), now: Timestamp) {
+        self.counted.delivered += 1;
+        let made = &self.made[person as usize];
+        let Some(nth) = made.which(words) else {
+            self.counted.unexpected += 1;
+            return;
+        };
+        if let Some(at) = made.at(nth) {
+            self.counted.lag.add(at.until(now));
+        }
+        let settled = self.settled[suite].entry(person).or_default();
+        let passed = std::mem::replace(settled, (nth + 1).max(*settled));
+        let must_come = |passed: &usize| {
+            let stood = made.at(*passed).zip(made.at(passed + 1));
+            let stood = stood.map(|(from, to)| from.until(to));
+            stood
+                .zip(self.must_come)
+                .is_some_and(|(stood, most)| stood > most)
+        };
+        self.counted.lost += (passed..nth).filter(must_come).count() as u64;
     }
 }
 
@@ -243,11 +302,9 @@ impl Fleet {
         let by_upn: HashMap<String, u32> =
             (0..).zip(&*upns).map(|(n, upn)| (upn.clone(), n)).collect();
         let by_upn = Arc::new(by_upn);
-        let books = Arc::new(Mutex::new(Books {
-            changes: vec![[None; REMEMBERED]; upns.len()],
-            counted: Counted::default(),
-        }));
-        let start = |suite: SuitePlan| {
+        let books = Books::new(upns.len(), plan.suites.len(), plan.must_come);
+        let books = Arc::new(Mutex::new(books));
+        let start = |(nth, suite): (usize, SuitePlan)| {
             let identity = Identity::load(&suite.state)?;
             let list = suite
                 .people
@@ -265,7 +322,7 @@ impl Fleet {
             let follow = async move {
                 let listen = async {
                     while let Some(event) = events.recv().await {
-                        note(&mut locked(&books), &by_upn, &event, clock.now());
+                        note(&mut locked(&books), nth, &by_upn, &event, clock.now());
                     }
                     std::future::pending::<()>().await;
                 };
@@ -288,6 +345,7 @@ impl Fleet {
         let members = plan
             .suites
             .into_iter()
+            .enumerate()
             .map(start)
             .collect::<Result<_, IdentityError>>()?;
         Ok(Self {
@@ -309,7 +367,11 @@ impl Fleet {
                 Answer::Noted
             }
             Ask::Forget => {
-                locked(&self.books).counted = Counted::default();
+                let mut books = locked(&self.books);
+                books.counted = Counted::default();
+                for suite in 0..self.members.len() {
+                    books.settle(suite);
+                }
                 Answer::Noted
             }
             Ask::Sample => Answer::Sample(self.sample()),
@@ -375,7 +437,13 @@ impl Fleet {
     }
 }
 
-fn note(books: &mut Books, by_upn: &HashMap<String, u32>, event: &Event, now: Timestamp) {
+fn note(
+    books: &mut Books,
+    suite: usize,
+    by_upn: &HashMap<String, u32>,
+    event: &Event,
+    now: Timestamp,
+) {
     match event {
         Event::Presence {
             upn,
@@ -386,10 +454,13 @@ fn note(books: &mut Books, by_upn: &HashMap<String, u32>, event: &Event, now: Ti
             if let Some(person) = by_upn.get(upn) {
                 let presence = &value.presence;
                 let words = (presence.availability.as_str(), presence.activity.as_str());
-                books.came(*person, words, now);
+                books.came(suite, *person, words, now);
             }
         }
-        Event::Disconnected { .. } => books.counted.disconnects += 1,
+        Event::Disconnected { .. } => {
+            books.counted.disconnects += 1;
+            books.settle(suite);
+        }
         _ => {}
     }
 }
@@ -417,10 +488,7 @@ mod tests {
 
     #[test]
     fn a_change_that_comes_is_counted_from_when_it_was_made_and_one_nobody_made_is_told() {
-        let mut books = Books {
-            changes: vec![[None; REMEMBERED]; 2],
-            counted: Counted::default(),
-        };
+        let mut books = Books::new(2, 1, None);
         let at = |secs: i64| Timestamp::from_secs(1_000 + secs);
         for (shows, secs) in [(1_u8, 0_i64), (2, 1), (3, 2)] {
             books.write(Change {
@@ -430,14 +498,47 @@ mod tests {
             });
         }
         // The first two, although a third was made meanwhile; and one of somebody who never changed.
-        books.came(1, SHOWN[1], at(4));
-        books.came(1, SHOWN[2], at(4));
-        books.came(0, SHOWN[2], at(4));
+        books.came(0, 1, SHOWN[1], at(4));
+        books.came(0, 1, SHOWN[2], at(4));
+        books.came(0, 0, SHOWN[2], at(4));
         let counted = books.counted;
         assert_eq!((counted.delivered, counted.unexpected), (3, 1));
         assert_eq!(
             (counted.lag.at(1), counted.lag.at(1_000)),
             (Some(3_000), Some(4_000))
         );
+    }
+
+    #[test]
+    fn what_did_not_come_was_overtaken_or_is_lost() {
+        let at = |secs: i64| Timestamp::from_secs(1_000 + secs);
+        // When changes were made, which of them came, and how many are lost; what stood for more than ten seconds must come.
+        for (made, come, lost) in [
+            (&[0, 3, 6][..], &[2][..], 0),
+            (&[0, 20, 23], &[2], 1),
+            (&[0, 20, 40], &[2], 2),
+            (&[0, 20, 40], &[0, 2], 1),
+            (&[0, 20, 40], &[0, 1, 2], 0),
+            // Whatever came before is none of it.
+            (&[-90, -60, -30, 0], &[3], 0),
+        ] {
+            let mut books = Books::new(1, 2, Some(Duration::from_secs(10)));
+            let mut settled = false;
+            for (shows, secs) in (0..).zip(made) {
+                if *secs >= 0 && !std::mem::replace(&mut settled, true) {
+                    books.settle(0);
+                }
+                books.write(Change {
+                    person: 0,
+                    shows,
+                    at_millis: at(*secs).as_millis(),
+                });
+                if come.contains(&usize::from(shows)) {
+                    books.came(0, 0, SHOWN[usize::from(shows)], at(*secs + 1));
+                }
+            }
+            assert_eq!(books.counted.lost, lost, "{made:?} {come:?}");
+            assert_eq!(books.counted.unexpected, 0);
+        }
     }
 }

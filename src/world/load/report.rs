@@ -11,7 +11,7 @@ use super::fleet::{Checked, Counted, Spread};
 /// What a load showed.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether every suite showed what was so in the end.
+    /// Whether every suite showed what was so in the end, and no change was lost.
     pub ok: bool,
     /// What was asked for.
     pub load: Asked,
@@ -25,6 +25,8 @@ pub struct Report {
     pub delivered: u64,
     /// Of these, those that this load did not make.
     pub unexpected: u64,
+    /// Changes that neither came nor were overtaken.
+    pub lost: u64,
     /// Changes that came, per second.
     pub delivered_per_second: f64,
     /// From the change at Microsoft to the suite, in milliseconds.
@@ -161,6 +163,7 @@ impl Report {
             due: 0,
             delivered: 0,
             unexpected: 0,
+            lost: 0,
             delivered_per_second: 0.0,
             lag_ms: Marks::default(),
             age_ms: Marks::default(),
@@ -178,6 +181,7 @@ impl Report {
     pub fn counted(&mut self, counted: &Counted) {
         self.delivered = counted.delivered;
         self.unexpected = counted.unexpected;
+        self.lost = counted.lost;
         self.disconnects = counted.disconnects;
         if self.trouble.is_none() {
             self.trouble.clone_from(&counted.gave_up);
@@ -248,13 +252,16 @@ impl fmt::Display for Report {
                 .map_or(String::new(), |i| format!("; read every {}", span(Some(i)))),
         )?;
         line(f, "change → suite", &marks(self.lag_ms))?;
-        let overtaken = self.due.saturating_sub(self.delivered);
+        let overtaken = self.due.saturating_sub(self.delivered + self.lost);
         let mut changes = format!(
             "{} made, {} due at suites, {} came ({:.1} a second)",
             self.changes, self.due, self.delivered, self.delivered_per_second
         );
         if overtaken > 0 {
             let _ = write!(changes, "; {overtaken} overtaken by newer ones");
+        }
+        if self.lost > 0 {
+            let _ = write!(changes, "; {} LOST", self.lost);
         }
         if self.unexpected > 0 {
             let _ = write!(changes, "; {} that nobody made", self.unexpected);
