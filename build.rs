@@ -1,5 +1,7 @@
 //! Compiles `proto/` with protox, so that no `protoc` is needed on the machine.
 
+use protox::prost_reflect::prost_types::MethodDescriptorProto;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut set = protox::compile(
         [
@@ -16,8 +18,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure().compile_fds(set.clone())?;
     // The server of streams once more, without the call that opens them: its messages down are made in `wire::down`.
     for file in &mut set.file {
-        file.service
-            .retain(|service| service.method.iter().any(|call| call.server_streaming()));
+        file.service.retain(|service| {
+            service
+                .method
+                .iter()
+                .any(MethodDescriptorProto::server_streaming)
+        });
         for service in &mut file.service {
             service.method.retain(|call| !call.server_streaming());
         }

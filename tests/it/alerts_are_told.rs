@@ -590,7 +590,7 @@ async fn a_receiver_that_does_not_answer_is_not_asked_for_each_message_and_gets_
             counting.0.fetch_add(1, Ordering::SeqCst);
         }
     });
-    let store = story.days.stage.store().await.unwrap();
+    let database = story.days.stage.store().await.unwrap();
     let steps: Vec<Step> = (1..=MANY)
         .map(|n| Step::Raise {
             id: uuid::Uuid::from_u128(n),
@@ -612,8 +612,8 @@ async fn a_receiver_that_does_not_answer_is_not_asked_for_each_message_and_gets_
         least: Severity::Notice,
     }];
     let now = story.days.stage.cloud().unwrap().operations().now();
-    store.put_alerts(&steps, &to, now).await.unwrap();
-    store.close().await;
+    database.put_alerts(&steps, &to, now).await.unwrap();
+    database.close().await;
     let minute = Duration::from_mins(1);
     story.days.pass_in(minute * 4, minute).await;
     let tries = knocks.load(Ordering::SeqCst);
