@@ -299,23 +299,38 @@ pub async fn link_to_status(
     Ok(Some((Secret::new(format!("/s/{secret}")), until)))
 }
 
+/// Why it is not clear which tenant is meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PickError {
+    /// No tenant has that id.
+    #[error("there is no tenant {0}; see: presence-cloud tenant list")]
+    NoTenant(TenantId),
+    /// No tenant has that name.
+    #[error("no tenant has that name or id; see: presence-cloud tenant list")]
+    Nobody,
+    /// None was named.
+    #[error("name the organisation, or give its id; see: presence-cloud tenant list")]
+    Nothing,
+    /// So many fit.
+    #[error("{0} tenants have that in their name; use the id")]
+    Several(usize),
+}
+
 /// The tenant an operator means: by id, or by a name or part of one that only one tenant has. `of` tells what each of them is.
 pub fn pick_tenant<'a, T>(
     tenants: &'a [T],
     of: impl Fn(&T) -> (TenantId, &str),
     wanted: &str,
-) -> Result<&'a T, String> {
+) -> Result<&'a T, PickError> {
     if let Ok(id) = wanted.parse::<TenantId>() {
         return tenants
             .iter()
             .find(|t| of(t).0 == id)
-            .ok_or_else(|| format!("there is no tenant {id}; see: presence-cloud tenant list"));
+            .ok_or(PickError::NoTenant(id));
     }
     let wanted = wanted.trim().to_lowercase();
     if wanted.is_empty() {
-        return Err(
-            "name the organisation, or give its id; see: presence-cloud tenant list".into(),
-        );
+        return Err(PickError::Nothing);
     }
     if let Some(exact) = tenants.iter().find(|t| of(t).1.to_lowercase() == wanted) {
         return Ok(exact);
@@ -326,11 +341,8 @@ pub fn pick_tenant<'a, T>(
         .collect();
     match matching.as_slice() {
         [one] => Ok(one),
-        [] => Err("no tenant has that name or id; see: presence-cloud tenant list".into()),
-        many => Err(format!(
-            "{} tenants have that in their name; use the id",
-            many.len()
-        )),
+        [] => Err(PickError::Nobody),
+        many => Err(PickError::Several(many.len())),
     }
 }
 
@@ -359,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_tenant_is_picked_by_id_or_by_a_name_that_is_clear() {
-        fn pick<'a>(rows: &'a [TenantRow], wanted: &str) -> Result<&'a TenantRow, String> {
+        fn pick<'a>(rows: &'a [TenantRow], wanted: &str) -> Result<&'a TenantRow, PickError> {
             pick_tenant(rows, |t| (t.id, t.name.as_str()), wanted)
         }
         let rows = [
@@ -370,7 +382,7 @@ mod tests {
         assert_eq!(pick(&rows, "contoso").unwrap().id, rows[0].id);
         assert_eq!(pick(&rows, "paris").unwrap().id, rows[1].id);
         assert_eq!(pick(&rows, &rows[2].id.to_string()).unwrap().id, rows[2].id);
-        assert!(pick(&rows, "conto").unwrap_err().contains("2 tenants"));
+        assert!(matches!(pick(&rows, "conto"), Err(PickError::Several(2))));
         assert!(pick(&rows, "nobody").is_err());
         assert!(pick(&rows[..1], " ").is_err(), "nobody was named");
     }

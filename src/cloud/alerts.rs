@@ -2,7 +2,8 @@
 //!
 //! Facts are gathered every few seconds ([`Alerts::watch`]), judged ([`rules`]), and become alerts ([`machine`]) that are stored together
 //! with the messages they take; each receiver has a task that delivers its messages ([`receivers`]), tries again what fails, and so loses
-//! nothing when it or this service is away. Invariant: what was stored as open is told to be over, whatever happens in between.
+//! nothing when it or this service is away. Invariant: what was stored as open is told to be over, whatever happens in between; a
+//! receiver that is added or renamed hears of what is open when the service starts.
 
 pub mod machine;
 pub mod receivers;
@@ -43,6 +44,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Waits between tries grow to this.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
+/// A receiver that does not answer rests no longer than this.
+const LONGEST_REST: Duration = Duration::from_mins(1);
 
 /// A message is given up after this time.
 const GIVE_UP: Duration = Duration::from_hours(24);
@@ -244,7 +248,10 @@ impl Alerts {
         let mut open = Vec::new();
         for line in self.store.alerts(None, true, u32::MAX).await? {
             let (id, kind) = (line.id, line.kind.clone());
-            if let Some(alert) = open_alert(line) {
+            if let Some(alert) = open_alert(&line) {
+                self.store
+                    .tell_open_alert(&line, addressees, self.clock.now())
+                    .await?;
                 open.push(alert);
                 continue;
             }
@@ -254,7 +261,8 @@ impl Alerts {
                 alert.kind = kind,
                 "an alert of a kind that this version does not know is closed"
             );
-            self.store.close_alert(id, self.clock.now()).await?;
+            let now = self.clock.now();
+            self.store.close_alert(id, addressees, now).await?;
         }
         let dropped = open
             .iter()
@@ -294,10 +302,11 @@ impl Alerts {
         let Some(receiver) = self.receivers.get(nth) else {
             return;
         };
+        let mut rest = Rest::default();
         loop {
             // Asked for before looking, so that nothing new is missed in between.
             let news = self.news.notified();
-            match self.deliver_due(receiver).await {
+            match self.deliver_due(receiver, &mut rest).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(e) => {
@@ -311,8 +320,11 @@ impl Alerts {
     }
 
     /// Whether something was tried.
-    async fn deliver_due(&self, receiver: &Receiver) -> Result<bool, StoreError> {
+    async fn deliver_due(&self, receiver: &Receiver, rest: &mut Rest) -> Result<bool, StoreError> {
         let (now, to) = (self.clock.now(), receiver.addressee());
+        if !rest.is_over(now) {
+            return Ok(false);
+        }
         let due = self
             .store
             .due_messages(&to.name, now, receiver.at_once())
@@ -322,6 +334,7 @@ impl Alerts {
         }
         self.delivering.fetch_add(1, Ordering::Relaxed);
         let outcome = receiver.deliver(&due, now).await;
+        rest.note(outcome.as_ref().err(), self.clock.now());
         let noted = self.note(receiver, &due, outcome).await;
         self.delivering.fetch_sub(1, Ordering::Relaxed);
         noted.map(|()| true)
@@ -356,6 +369,31 @@ impl Alerts {
     }
 }
 
+/// A receiver that does not answer is left alone for a while: else each of many messages would wait for it in turn, and those made
+/// last would hardly be tried when it is back. Then one message finds out.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Timestamp>,
+    failures: u32,
+}
+
+impl Rest {
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now >= until)
+    }
+
+    /// What came of a try.
+    fn note(&mut self, problem: Option<&DeliveryError>, now: Timestamp) {
+        if problem.is_some_and(DeliveryError::is_silence) {
+            let wait = Duration::from_secs(1).saturating_mul(1 << self.failures.min(10));
+            self.failures = self.failures.saturating_add(1);
+            self.until = Some(now.plus(wait.min(LONGEST_REST)));
+        } else {
+            *self = Self::default();
+        }
+    }
+}
+
 /// When a message is tried again, or that it is given up.
 fn again(message: &Message, now: Timestamp) -> Option<Timestamp> {
     if message.made_at.until(now) >= GIVE_UP {
@@ -368,16 +406,16 @@ fn again(message: &Message, now: Timestamp) -> Option<Timestamp> {
     Some(now.plus(wait.max(Duration::from_secs(1))))
 }
 
-fn open_alert(line: AlertLine) -> Option<(Key, Open)> {
+fn open_alert(line: &AlertLine) -> Option<(Key, Open)> {
     let key = Key {
         kind: Kind::from_word(&line.kind)?,
         tenant: line.tenant,
-        subject: line.subject,
+        subject: line.subject.clone(),
     };
     let open = Open {
         id: line.id,
         severity: Severity::from_word(&line.severity)?,
-        words: (line.title, line.cause, line.cure),
+        words: (line.title.clone(), line.cause.clone(), line.cure.clone()),
     };
     Some((key, open))
 }
@@ -405,4 +443,42 @@ fn tell_log(step: &machine::Step) {
 
 fn failed(e: &StoreError) {
     tracing::error!(error = %chain(e), "alerts cannot be kept");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::microsoft::TransportError;
+
+    fn silence() -> DeliveryError {
+        DeliveryError::Transport(TransportError::Connect("nobody there".into()))
+    }
+
+    #[test]
+    fn a_receiver_that_does_not_answer_rests_ever_longer_and_one_that_does_never() {
+        let (mut rest, mut now) = (Rest::default(), Timestamp::from_secs(1_000));
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assert!(rest.is_over(now));
+            rest.note(Some(&silence()), now);
+            let began = now;
+            while !rest.is_over(now) {
+                now = now.plus(Duration::from_secs(1));
+            }
+            waits.push(began.until(now).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        // It answers, if only to refuse a message: the others are told.
+        rest.note(
+            Some(&DeliveryError::Status(http::StatusCode::BAD_REQUEST)),
+            now,
+        );
+        assert!(rest.is_over(now));
+        rest.note(Some(&silence()), now);
+        assert!(!rest.is_over(now));
+        rest.note(None, now);
+        assert!(rest.is_over(now), "and begins anew");
+        rest.note(Some(&silence()), now);
+        assert!(rest.is_over(now.plus(Duration::from_secs(1))));
+    }
 }

@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio::time::Instant;
 
+use super::operations::view::count;
 use super::store::{
     Action, Actor, Archive, ArchiveError, Content, Deed, Revived, Store, StoreError, copy_database,
     current_schema,
@@ -401,8 +402,9 @@ pub async fn backup(
     let mut archive = Archive::open(&unfinished.path, file.display().to_string()).await?;
     let content = archive.content().await?;
     let detail = format!(
-        "{} organisations, {} suites",
-        content.tenants, content.suites
+        "{}, {}",
+        count(content.tenants, "organisation"),
+        count(content.suites, "suite")
     );
     let deed = || Deed {
         by,
@@ -608,8 +610,9 @@ impl fmt::Display for Made {
         )?;
         writeln!(
             f,
-            "Organisations    {}, with {} suites",
-            self.tenants, self.suites
+            "Organisations    {}, with {}",
+            self.tenants,
+            count(self.suites, "suite")
         )?;
         writeln!(f, "Schema           {}", self.schema)?;
         let mut lost = false;
@@ -651,8 +654,10 @@ impl fmt::Display for Restored {
         }
         writeln!(
             f,
-            "Organisations    {} ({} by service account), with {} suites",
-            self.tenants, self.service_accounts, self.suites
+            "Organisations    {} ({} by service account), with {}",
+            self.tenants,
+            self.service_accounts,
+            count(self.suites, "suite")
         )?;
         for one in &self.keys {
             writeln!(

@@ -70,7 +70,9 @@ pub enum OperationError {
     #[error("there are no pages to link to: set [web] listen in the configuration")]
     NoPages,
     /// There is no mail server.
-    #[error("no mail can be sent: configure the mail server under [smtp], or copy the link")]
+    #[error(
+        "no mail can be sent: configure the mail server under [smtp], or make a link and send it yourself"
+    )]
     NoMail,
     /// It is not an address.
     #[error("this is not an address such as it@example.com")]
@@ -447,10 +449,9 @@ impl Operations {
         let mailer = messenger.and_then(|m| m.mailer.as_ref());
         let mailer = mailer.ok_or(OperationError::NoMail)?;
         let to: Mailbox = to.trim().parse().map_err(|_| OperationError::NoAddress)?;
-        let health = match self.tenant(tenant).await? {
-            Some(detail) => detail.line.health,
-            None => return Err(OperationError::NoTenant(tenant)),
-        };
+        // As the customer's own page has it, and not as operators are told.
+        let figures = self.figures().remove(&tenant);
+        let cause = figures.and_then(|f| f.health.cause).unwrap_or_default();
         let link = self.relink(by, tenant, valid_for).await?;
         let service = messenger.and_then(|m| m.service_name.clone());
         let service = service.unwrap_or_else(|| "Presence Bridge".into());
@@ -463,8 +464,8 @@ impl Operations {
              connection is doing, and can authorize it again:\n\n{}\n\n{}{}\nThe link is good until {}. Whoever has it can use it, so please \
              pass it on only to whom it concerns.\n",
             link.url.expose(),
-            told("What is the matter", &health.cause),
-            told("What to do", &health.remedy),
+            told("What is the matter", &cause.text),
+            told("What to do", &cause.remedy),
             link.until.to_minute()
         );
         let subject = format!("{service}: your connection to Microsoft Teams");

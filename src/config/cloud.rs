@@ -275,7 +275,7 @@ fn operators(loader: &mut Loader) -> OperatorsConfig {
     if issuer.is_some() && password_file.is_some() {
         s.problem(
             "issuer",
-            "and operators.password_file are two ways to sign in; choose one",
+            "is one way to sign in and operators.password_file another; choose one",
         );
     }
     OperatorsConfig {

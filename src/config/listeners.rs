@@ -133,7 +133,7 @@ pub(super) fn listener(
     if behind_proxy && proxy_protocol {
         s.problem(
             "proxy_protocol",
-            "and behind_proxy are two ways to learn who calls; choose the one that what stands in front speaks",
+            "is one way to learn who calls and behind_proxy another; choose the one that what stands in front speaks",
         );
     }
     let in_front = behind_proxy || proxy_protocol;

@@ -269,6 +269,20 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
+/// A duration as one writes it here.
+fn written(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let whole = units
+        .iter()
+        .find(|(_, of)| ms >= *of && ms.is_multiple_of(*of));
+    match whole {
+        Some((unit, of)) => format!("{}{unit}", ms / of),
+        None if ms == 0 => "0s".into(),
+        None => format!("{ms}ms"),
+    }
+}
+
 /// Reads `250ms`, `5s`, `10m`, `24h`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| c.is_ascii_alphabetic())?;
@@ -433,7 +447,7 @@ impl Section<'_> {
             "a duration such as \"250ms\", \"5s\", \"10m\" or \"24h\"",
             parse_duration,
         );
-        self.within(key, value, &range, |d| format!("{d:?}"))
+        self.within(key, value, &range, |d| written(*d))
             .unwrap_or(default)
     }
 
@@ -608,6 +622,15 @@ mod tests {
     fn loader(text: &str, env: &[(&str, &str)]) -> Loader {
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Loader::from_text("x.toml", text, "APP", env).unwrap()
+    }
+
+    #[test]
+    fn a_duration_is_told_as_one_writes_it() {
+        for text in ["250ms", "5s", "90s", "10m", "24h"] {
+            assert_eq!(written(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(written(Duration::ZERO), "0s");
+        assert_eq!(written(Duration::from_hours(24)), "24h");
     }
 
     #[test]

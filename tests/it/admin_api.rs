@@ -8,8 +8,9 @@ use presence_bridge::simulator::Tenant;
 use serde_json::json;
 
 use crate::operators_sign_in::{guarded, signed_in};
-use crate::support::asker::{self, Asker, problem, proof, proof_at};
+use crate::support::asker::{self, Asker, problem, proof, proof_at, proof_for};
 use crate::support::stage::{Stage, quick, until};
+use crate::support::visitor::Page;
 
 /// What was done to a tenant by operators, in order: who, and what.
 async fn deeds(stage: &Stage, tenant: Option<&Tenant>, kind: &str) -> Vec<(String, String)> {
@@ -232,6 +233,19 @@ async fn tokens_are_made_listed_and_revoked_by_operators() {
     assert_eq!(revoke().await.status, 204);
     assert_eq!(reports.get("/me").await.status, 401);
     assert_eq!(problem(&revoke().await, 404), "no-such-token");
+    // Who has a token for a day makes none for a year.
+    let operations = stage.cloud().unwrap().operations();
+    let my_end = asker::json(&asker.get("/me").await)["until"].clone();
+    let wish = r#"{"name":"longer","role":"operator","days":365}"#;
+    let made = asker::json(&asker.post("/api-tokens", wish).await);
+    let ends = |value: &serde_json::Value| -> presence_bridge::model::Timestamp {
+        serde_json::from_value(value.clone()).unwrap()
+    };
+    assert!(
+        ends(&made["expires_at"]) <= ends(&my_end),
+        "{made} {my_end}"
+    );
+    assert!(operations.now() < ends(&made["expires_at"]));
     for bad in [
         r#"{"name":"a b","role":"viewer"}"#,
         r#"{"name":"a","role":"viewer","days":366}"#,
@@ -251,7 +265,7 @@ async fn tokens_are_made_listed_and_revoked_by_operators() {
 async fn the_command_line_is_believed_once_with_a_key_of_the_file_as_it_stands() {
     let stage = Stage::new(quick()).await;
     let ask = async |token: &str| Asker::with(&stage, token).get("/me").await.status;
-    let first = proof(&stage, "root");
+    let first = proof(&stage, "root").await;
     let me = Asker::with(&stage, &first).get("/me").await;
     let me = asker::json(&me);
     assert_eq!(
@@ -259,21 +273,127 @@ async fn the_command_line_is_believed_once_with_a_key_of_the_file_as_it_stands()
         (&json!("root"), &json!("command-line"), &json!("operator"))
     );
     assert_eq!(ask(&first).await, 401, "used twice");
-    let (before, file) = (proof(&stage, "root"), stage.folder().join("key"));
+    let (before, file) = (proof(&stage, "root").await, stage.folder().join("key"));
     KeyFile::lock(&file).unwrap().add_key().unwrap();
-    assert_eq!(ask(&proof(&stage, "root")).await, 200, "by the new key");
+    assert_eq!(
+        ask(&proof(&stage, "root").await).await,
+        200,
+        "by the new key"
+    );
     assert_eq!(ask(&before).await, 200, "by the earlier key");
-    let before = proof(&stage, "root");
+    let before = proof(&stage, "root").await;
     let other = Stage::new(quick()).await;
-    assert_eq!(ask(&proof(&other, "root")).await, 401, "of another machine");
+    assert_eq!(
+        ask(&proof(&other, "root").await).await,
+        401,
+        "of another machine"
+    );
     assert_eq!(ask(&format!("{before}A")).await, 401, "changed");
     let now = stage.cloud().unwrap().operations().now();
     let minutes = |n| std::time::Duration::from_mins(n);
-    let old = proof_at(&stage, "root", now.minus(minutes(2)));
+    let old = proof_at(&stage, "root", now.minus(minutes(2))).await;
     assert_ne!(ask(&old).await, 200, "expired");
-    let early = proof_at(&stage, "root", now.plus(minutes(2)));
+    let early = proof_at(&stage, "root", now.plus(minutes(2))).await;
     assert_ne!(ask(&early).await, 200, "not yet good");
-    assert_eq!(ask(&proof(&stage, "root")).await, 200, "and a right one is");
+    assert_eq!(
+        ask(&proof(&stage, "root").await).await,
+        200,
+        "and a right one is"
+    );
+}
+
+#[tokio::test]
+async fn a_proof_is_refused_for_another_request_and_after_a_restart() {
+    let mut stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("alpha.example", 1).await;
+    let path = |what: &str| format!("/tenants/{}/{what}", tenant.id());
+    let (pause, link, body) = (path("pause"), path("link"), r#"{"days":2}"#);
+    let prove = |stage: &Stage, request, start: &str| {
+        let now = stage.cloud().unwrap().operations().now();
+        Asker::with(stage, &proof_for(stage, "root", request, start, now))
+    };
+    let first = asker::start(&stage).await;
+    assert_eq!(first.len(), 43, "{first}");
+    // What it is not for: another method, another path, another query, another body.
+    let proof = prove(&stage, ("POST", &link, body), &first);
+    let is_refused = |page: Page| [401, 429].contains(&page.status);
+    assert_eq!(problem(&proof.get("/me").await, 401), "not-signed-in");
+    assert!(is_refused(proof.post(&pause, "").await));
+    assert!(is_refused(proof.post(&link, r#"{"days":9}"#).await));
+    let proof_of_body = prove(&stage, ("POST", &link, body), &first);
+    let query = format!("{link}?days=9");
+    assert!(is_refused(proof_of_body.post(&query, body).await));
+    // What it is for: and that was not spent on the way.
+    assert_eq!(
+        prove(&stage, ("POST", &link, body), &first)
+            .post(&link, body)
+            .await
+            .status,
+        200
+    );
+    assert_eq!(proof.post(&link, body).await.status, 200);
+    assert!(is_refused(proof.post(&link, body).await), "once");
+    assert_eq!(deeds(&stage, Some(&tenant), "command-line").await.len(), 2);
+    // What was used, and what was not, is good for nothing after a restart.
+    let used = proof_for(
+        &stage,
+        "root",
+        ("POST", &pause, ""),
+        &first,
+        stage.cloud().unwrap().operations().now(),
+    );
+    let now = stage.cloud().unwrap().operations().now();
+    let unused = proof_for(&stage, "root", ("POST", &pause, ""), &first, now);
+    assert_eq!(
+        Asker::with(&stage, &used).post(&pause, "").await.status,
+        200
+    );
+    stage.world.stop_cloud().await;
+    stage.world.start_cloud().await.unwrap();
+    let second = asker::start(&stage).await;
+    assert_ne!(first, second);
+    for old in [&used, &unused] {
+        assert!(is_refused(Asker::with(&stage, old).post(&pause, "").await));
+    }
+    let fresh = prove(&stage, ("POST", &pause, ""), &second);
+    assert_eq!(fresh.post(&pause, "").await.status, 200);
+}
+
+#[tokio::test]
+async fn for_who_guesses_the_key_file_is_hardly_read() {
+    let stage = Stage::new(quick()).await;
+    let (start, now) = (
+        asker::start(&stage).await,
+        stage.cloud().unwrap().operations().now(),
+    );
+    let proof = || proof_for(&stage, "root", ("GET", "/me", ""), &start, now);
+    let proofs: Vec<String> = std::iter::repeat_with(proof).take(60).collect();
+    let for_another = proof_for(&stage, "root", ("GET", "/suites", ""), &start, now);
+    // A read of the key file is seen: it fails.
+    std::fs::remove_file(stage.folder().join("key")).unwrap();
+    for nonsense in ["pbl_", "pbl_e30.e30", &for_another] {
+        let answer = Asker::with(&stage, nonsense).get("/me").await;
+        assert!(
+            [401, 429].contains(&answer.status),
+            "{nonsense}: {answer:?}"
+        );
+    }
+    assert_eq!(
+        problem(&Asker::with(&stage, &proofs[0]).get("/me").await, 500),
+        "internal"
+    );
+    let mut waits = false;
+    while !waits {
+        waits = Asker::with(&stage, "pbl_").get("/me").await.status == 429;
+    }
+    let mut turned_away = 0;
+    for proof in &proofs[1..] {
+        let status = Asker::with(&stage, proof).get("/me").await.status;
+        turned_away += usize::from(status == 429);
+        // The wait may be over meanwhile: the guesser goes on.
+        Asker::with(&stage, "pbl_").get("/me").await;
+    }
+    assert!(turned_away > 0, "the file was read for each");
 }
 
 #[tokio::test]

@@ -3,11 +3,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use presence_bridge::cloud::alerts::machine::Step;
 use presence_bridge::cloud::alerts::receivers::Receiver;
-use presence_bridge::cloud::alerts::rules::{Kind, Severity};
+use presence_bridge::cloud::alerts::rules::{Key, Kind, Severity, Trouble};
 use presence_bridge::cloud::mail::{Mailer, Security, SmtpConfig};
+use presence_bridge::cloud::store::Addressee;
 use presence_bridge::cloud::store::ConnectionKind::{self, Organisation, ServiceAccount};
 use presence_bridge::microsoft::{HttpTransport, ReqwestTransport};
 use presence_bridge::model::Timestamp;
@@ -397,6 +400,8 @@ async fn the_end_of_our_credential_is_told_three_times_and_then_that_it_has_come
     story
         .until_heard("credential-ended", &[("raised", "critical")], 1)
         .await;
+    pass(1).await;
+    story.until_heard(kind, &heard, 0).await;
     // What was told as a notice, the mailbox hears of first when it is a warning.
     assert!(story.mails_about("[warning] Our client secret no. 1 ends within 14 days") >= 1);
     story.days.stage.world.stop_cloud().await;
@@ -571,6 +576,60 @@ async fn a_receiver_that_is_away_loses_nothing_and_the_others_hear_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_receiver_that_does_not_answer_is_not_asked_for_each_message_and_gets_all_of_them_later()
+{
+    const MANY: u128 = 30;
+    let mut story = Story::begin(Organisation).await;
+    story.hook.stop();
+    // Hangs up on everybody, and counts them.
+    let door = std::net::TcpListener::bind(("127.0.0.1", story.hook.port)).unwrap();
+    let (knocks, open) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(true)));
+    let counting = (Arc::clone(&knocks), Arc::clone(&open));
+    let porter = std::thread::spawn(move || {
+        while door.accept().is_ok() && counting.1.load(Ordering::SeqCst) {
+            counting.0.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let database = story.days.stage.store().await.unwrap();
+    let steps: Vec<Step> = (1..=MANY)
+        .map(|n| Step::Raise {
+            id: uuid::Uuid::from_u128(n),
+            key: Key {
+                kind: Kind::SuiteSlow,
+                tenant: None,
+                subject: n.to_string(),
+            },
+            trouble: Trouble {
+                severity: Severity::Warning,
+                title: format!("no. {n}"),
+                cause: String::new(),
+                cure: String::new(),
+            },
+        })
+        .collect();
+    let to = [Addressee {
+        name: "on call".into(),
+        least: Severity::Notice,
+    }];
+    let now = story.days.stage.cloud().unwrap().operations().now();
+    database.put_alerts(&steps, &to, now).await.unwrap();
+    database.close().await;
+    let minute = Duration::from_mins(1);
+    story.days.pass_in(minute * 4, minute).await;
+    let tries = knocks.load(Ordering::SeqCst);
+    assert!(
+        (2..=12).contains(&tries),
+        "{tries} tries for {MANY} messages"
+    );
+    open.store(false, Ordering::SeqCst);
+    std::net::TcpStream::connect(("127.0.0.1", story.hook.port)).unwrap();
+    porter.join().unwrap();
+    story.hook.start();
+    story.days.pass(STEP).await;
+    assert_eq!(u128::try_from(story.heard("suite-slow").len()), Ok(MANY));
+}
+
+#[tokio::test(start_paused = true)]
 async fn alerts_go_on_over_a_restart_and_are_told_once() {
     let mut story = Story::begin(ServiceAccount).await;
     story.days.tenant.reset_password(&story.days.account());
@@ -582,6 +641,37 @@ async fn alerts_go_on_over_a_restart_and_are_told_once() {
     story.days.pass(HOUR).await;
     story.until_heard(kind, &lost, 0).await;
     assert!(story.folder.path().exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_with_another_name_hears_of_what_is_open_and_once_that_it_is_over() {
+    let mut story = Story::begin(ServiceAccount).await;
+    story.days.tenant.reset_password(&story.days.account());
+    let kind = "connection-lost";
+    let lost = [("raised", "warning"), ("escalated", "critical")];
+    story.until_heard(kind, &lost, 14).await;
+    let mails = story.mails_about("has to sign in again");
+    story.days.stage.world.stop_cloud().await;
+    let file = story.days.stage.folder().join("cloud.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let renamed = config.replacen("name = \"on call\"", "name = \"night watch\"", 1);
+    assert_ne!(config, renamed);
+    std::fs::write(&file, renamed).unwrap();
+    story.days.stage.world.start_cloud().await.unwrap();
+    let again = [lost[0], lost[1], ("raised", "critical")];
+    story.until_heard(kind, &again, 3).await;
+    assert_eq!(
+        story.mails_about("has to sign in again"),
+        mails,
+        "the team has been told"
+    );
+    let by = presence_bridge::cloud::store::Actor::Operator("olga".into());
+    let operations = story.days.stage.cloud().unwrap().operations();
+    operations.pause(&by, story.days.tenant.id()).await.unwrap();
+    let over = [again[0], again[1], again[2], ("closed", "critical")];
+    story.until_heard(kind, &over, 3).await;
+    story.days.pass(STEP).await;
+    story.until_heard(kind, &over, 0).await;
 }
 
 #[tokio::test(start_paused = true)]

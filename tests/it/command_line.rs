@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use presence_bridge::cloud::store::Role;
+use presence_bridge::cloud::store::{Actor, Role};
 use presence_bridge::simulator::Tenant;
 use presence_bridge::world::WorldSettings;
 
@@ -118,6 +118,11 @@ async fn tables_say_how_the_connection_is_why_and_what_to_do() {
     assert!(of_well.contains(" 3 / 3 150 ms 1 / 1 "), "{of_well}");
     assert!(of_well.ends_with(&well.id().to_string()), "{of_well}");
     assert!(line(&list, "beta.example").contains("needs administrator"));
+    let of_ill = line(&list, "beta.example");
+    assert!(
+        of_ill.contains(" not read not read "),
+        "neither covered nor read: {of_ill}"
+    );
     assert!(list.out.contains("\nbeta.example: ") && list.out.contains("\n  To do: "));
     let narrow = told(stage.folder(), &["tenant", "list"], &[("COLUMNS", "50")]).await;
     assert!(narrow.out.contains("connected") && !narrow.out.contains(&well.id().to_string()));
@@ -138,6 +143,13 @@ async fn tables_say_how_the_connection_is_why_and_what_to_do() {
     let audit = run(&stage, &["audit", "--limit", "1"]).await;
     assert_eq!(audit.out.lines().count(), 2, "{audit:?}");
     assert!(audit.err.starts_with("Older ones: --before "));
+    run(&stage, &["tenant", "pause", "beta"]).await;
+    let narrow = ["audit", "--limit", "1"];
+    let narrow = told(stage.folder(), &narrow, &[("COLUMNS", "60")]).await;
+    assert!(
+        line(&narrow, "tenant.paused").contains("beta.example"),
+        "{narrow:?}"
+    );
 }
 
 #[tokio::test]
@@ -186,7 +198,15 @@ async fn without_a_service_the_database_answers_and_it_is_said() {
     assert!(!list.out.contains("READ EVERY"));
     let paused = run(&stage, &["tenant", "pause", "alpha", "--json"]).await;
     assert_eq!(paused.json()["status"], "suspended");
-    assert_eq!(deeds(&stage, Some(&tenant)).await, [by("tenant.paused")]);
+    assert_eq!(paused.err, "", "a program sees what is missing");
+    let resumed = run(&stage, &["tenant", "resume", "alpha"]).await;
+    assert!(
+        resumed.err.contains("holds from the next start"),
+        "{resumed:?}"
+    );
+    assert!(!resumed.err.contains("is missing"), "{resumed:?}");
+    let deeds = deeds(&stage, Some(&tenant)).await;
+    assert_eq!(deeds, [by("tenant.paused"), by("tenant.resumed")]);
     // Who has a token wants a service, and no database.
     let token = [("PRESENCE_CLOUD_TOKEN", "pbt_x")];
     let asked = ["tenant", "list", "--url", url.as_str()];
@@ -263,7 +283,8 @@ async fn wrong_use_ends_with_2_and_what_cannot_be_done_with_1() {
         ("tenant", 2),
         ("tenant pause", 2),
         ("tenant list --health fine", 2),
-        ("suite revoke x", 2),
+        ("tenant list --url 127.0.0.1:8444", 2),
+        ("suite revoke nonsense", 1),
         ("api-token make x --days 366", 2),
         ("audit --export --json", 2),
         ("tenant pause nobody", 1),
@@ -279,6 +300,171 @@ async fn wrong_use_ends_with_2_and_what_cannot_be_done_with_1() {
         );
         assert!(!said.err.is_empty());
     }
+}
+
+#[tokio::test]
+async fn what_is_mistyped_is_told_with_what_would_be_right() {
+    let stage = Stage::new(quick()).await;
+    for (command, right) in [
+        ("suite revoke nonsense", "presence-cloud suite list"),
+        (
+            "tenant list --url 127.0.0.1:8444",
+            "https://operators.example.com",
+        ),
+        ("tenant list --url operators.example.com:443", "https://"),
+        (
+            "tenant list --url https://",
+            "https://operators.example.com",
+        ),
+        ("tenant shw alpha", "'show'"),
+        ("tenant list --helth gone", "'--health'"),
+    ] {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let said = run(&stage, &arguments).await;
+        assert!(
+            said.code > 0 && said.err.contains(right),
+            "{command}: {said:?}"
+        );
+        assert!(!said.err.contains("without a base"), "{command}: {said:?}");
+    }
+    let nowhere = tempfile::tempdir().unwrap();
+    let said = told(nowhere.path(), &["tenant", "list"], &[]).await;
+    assert!(said.err.contains("--config"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_suite_is_revoked_by_its_name_if_no_other_has_it() {
+    let stage = Stage::new(quick()).await;
+    let (alpha, beta) = (
+        stage.tenant("alpha.example", 1).await,
+        stage.tenant("beta.example", 1).await,
+    );
+    let store = stage.store().await.unwrap();
+    let now = stage.cloud().unwrap().operations().now();
+    let until = now.plus(std::time::Duration::from_mins(5));
+    for (n, tenant, name) in [
+        (1, &alpha, "Berlin"),
+        (2, &alpha, "Paris"),
+        (3, &beta, "Paris"),
+    ] {
+        let (code, by) = ([n; 32], Actor::Service);
+        let put = store.put_enrolment_code(tenant.id(), code, &by, now, until);
+        put.await.unwrap();
+        store.enrol(code, &[n; 32], name, now).await.unwrap();
+    }
+    let revoked = run(&stage, &["suite", "revoke", "berlin"]).await;
+    assert!(
+        revoked.out.starts_with("Revoked Berlin of alpha.example"),
+        "{revoked:?}"
+    );
+    let again = run(&stage, &["suite", "revoke", "Berlin"]).await;
+    assert!(
+        again.code == 1 && again.err.contains("no suite"),
+        "{again:?}"
+    );
+    let both = run(&stage, &["suite", "revoke", "Paris"]).await;
+    assert!(
+        both.code == 1 && both.err.contains("2 suites have that name"),
+        "{both:?}"
+    );
+    let part = run(&stage, &["suite", "revoke", "Par"]).await;
+    assert!(part.code == 1 && part.err.contains("no suite"), "{part:?}");
+    let left = store.suites(None).await.unwrap();
+    assert_eq!(left.iter().filter(|s| s.active).count(), 2);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn programs_get_a_problem_for_what_failed() {
+    let mut stage = Stage::new(quick()).await;
+    stage.tenant("alpha.example", 1).await;
+    stage.tenant("alpine.example", 1).await;
+    let viewer = token(&stage, Role::Viewer).await;
+    let url = stage.operators_url();
+    run(&stage, &["tenant", "pause", "alpha"]).await;
+    let fails = async |stage: &Stage, command: &str, token: &str| {
+        let arguments: Vec<&str> = command.split(' ').chain(["--json"]).collect();
+        let token = [("PRESENCE_CLOUD_TOKEN", token)];
+        let said = told(stage.folder(), &arguments, &token).await;
+        assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+        assert_eq!(said.err.lines().count(), 1, "{said:?}");
+        let problem: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+        let code = problem["code"].as_str().unwrap().to_owned();
+        assert_eq!(
+            problem["type"],
+            format!("urn:presence-bridge:problem:{code}")
+        );
+        assert!(!problem["title"].is_null() && !problem["detail"].is_null());
+        (code, problem["status"].as_u64())
+    };
+    let elsewhere = format!("tenant pause alpine --url {url}");
+    for (command, token, code, status) in [
+        ("tenant show nobody", "", "no-such-tenant", None),
+        ("tenant show alp", "", "not-clear", None),
+        ("tenant refresh alpha", "", "paused", Some(409)),
+        (&elsewhere, &viewer, "only-operators", Some(403)),
+        (&elsewhere, "pbt_guessed", "not-signed-in", Some(401)),
+        ("suite revoke nonsense", "", "failed", None),
+    ] {
+        let told = fails(&stage, command, token).await;
+        assert_eq!(told, (code.to_owned(), status), "{command}");
+    }
+    stage.world.stop_cloud().await;
+    let (code, _) = fails(&stage, &elsewhere, &viewer).await;
+    assert_eq!(code, "nobody-there");
+    let told = fails(&stage, "tenant refresh alpha", "").await;
+    assert_eq!(
+        told,
+        ("paused".to_owned(), Some(409)),
+        "the same from the database"
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_is_told_with_what_to_do() {
+    // Accepts connections by its queue, and never says anything.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let nowhere = tempfile::tempdir().unwrap();
+    let token = [("PRESENCE_CLOUD_TOKEN", "pbt_x")];
+    let said = told(nowhere.path(), &["tenant", "list", "--url", &url], &token).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    for word in ["does not answer in time", "presence-cloud doctor"] {
+        assert!(said.err.contains(word), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_or_too_open_is_told_with_the_command_that_mends_it() {
+    let stage = Stage::new(quick()).await;
+    let key = stage.folder().join("key");
+    let mut mode = std::fs::metadata(&key).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o644);
+    std::fs::set_permissions(&key, mode).unwrap();
+    let open = run(&stage, &["tenant", "list"]).await;
+    let begin = format!("presence-cloud: chmod 600 {}", key.display());
+    assert!(open.code == 1 && open.err.starts_with(&begin), "{open:?}");
+    std::fs::remove_file(&key).unwrap();
+    let missing = run(&stage, &["tenant", "list"]).await;
+    assert!(
+        missing.code == 1 && missing.err.contains("presence-cloud keys create"),
+        "{missing:?}"
+    );
+    let config = stage.folder().join("cloud.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replacen(
+        "[operators]",
+        "[operators]\npassword_file = \"no-password\"",
+        1,
+    );
+    std::fs::write(&config, text).unwrap();
+    let check = run(&stage, &["check", "--offline"]).await;
+    assert!(
+        check
+            .out
+            .contains("make it with: presence-cloud operators password"),
+        "{check:?}"
+    );
 }
 
 #[tokio::test]

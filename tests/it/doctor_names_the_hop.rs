@@ -1,17 +1,18 @@
 //! `presence-cloud doctor` walks from the sign-in to the listeners and names the hop that fails, why, and what to do; it uses up nothing.
 
 use presence_bridge::cloud::store::ConnectionKind;
-use presence_bridge::simulator::{AppRegistration, Endpoint};
+use presence_bridge::simulator::{AppRegistration, Endpoint, Fault, FaultParams, Scope};
 use serde_json::Value;
 
 use crate::support::program::{Told, told};
 use crate::support::stage::{Stage, quick, until};
 
-const HOPS: [&str; 9] = [
+const HOPS: [&str; 10] = [
     "our credential",
     "sign-in",
     "token",
     "graph",
+    "organisation",
     "store",
     "key file",
     "listener: gRPC",
@@ -116,15 +117,60 @@ async fn a_secret_that_microsoft_refuses_is_named_at_the_token() {
 }
 
 #[tokio::test]
+async fn a_paused_organisation_is_named_with_how_it_goes_on() {
+    let stage = Stage::new(quick()).await;
+    for (domain, kind, not_tried) in [
+        ("alpha.example", ConnectionKind::Organisation, &[][..]),
+        (
+            "beta.example",
+            ConnectionKind::ServiceAccount,
+            &["token", "graph"],
+        ),
+    ] {
+        let tenant = stage.tenant_by(domain, 1, kind).await;
+        let suite = stage.watching_all(&tenant, domain).await;
+        suite.until_all_fresh().await;
+        told(stage.folder(), &["tenant", "pause", domain], &[]).await;
+        suite.until_state("suspended").await;
+        let report = report(&stage, &["--tenant", domain]).await;
+        let why = fails(&report, "organisation", not_tried);
+        assert!(why.contains("paused") && why.contains(domain), "{why}");
+        let said = doctor(&stage, &["--tenant", domain]).await;
+        let resume = format!("presence-cloud tenant resume {}", tenant.id());
+        assert!(said.out.contains(&resume), "{said:?}");
+    }
+    let (ok, _) = report(&stage, &[]).await;
+    assert!(ok, "who asks for none in particular is not told of a pause");
+}
+
+#[tokio::test]
 async fn a_consent_that_was_withdrawn_is_named_with_who_has_to_act() {
     let stage = Stage::new(quick()).await;
     let tenant = stage.tenant("alpha.example", 1).await;
     let well = stage.tenant("beta.example", 1).await;
+    let suite = stage.watching_all(&tenant, "Berlin").await;
+    suite.until_all_fresh().await;
     tenant.withdraw_consent(stage.client_id());
+    let forbidden = Fault::parse("forbidden", &FaultParams::default()).unwrap();
+    let scope = Scope::Tenant(tenant.id());
+    stage.microsoft.set_fault(forbidden, scope, None);
+    suite.until_state("needs administrator").await;
     let (ok, hops) = report(&stage, &["--tenant", "alpha"]).await;
     assert!(!ok);
     let failed = in_state(&hops, "failed");
     assert!(failed == ["token"] || failed == ["graph"], "{hops:#?}");
+    // One remedy, the operator's, wherever it is asked for; the suite's administrator is asked for his own.
+    let failed = hops.iter().find(|h| h["hop"] == failed[0]).unwrap();
+    let shown = told(stage.folder(), &["tenant", "show", "alpha", "--json"], &[]).await;
+    let remedy = shown.json()["health"]["remedy"].clone();
+    assert_eq!(failed["to_do"], remedy);
+    let remedy = remedy.as_str().unwrap();
+    assert!(remedy.starts_with("Send the customer a link") && remedy.contains("tenant relink"));
+    let theirs = suite.status().unwrap().remedy;
+    assert!(
+        remedy.ends_with(&theirs) && !theirs.contains("relink"),
+        "{theirs}"
+    );
     let (ok, hops) = report(&stage, &["--tenant", well.domain()]).await;
     assert!(ok, "another organisation is well: {hops:#?}");
 }
@@ -164,7 +210,7 @@ async fn without_a_service_the_listeners_are_named_and_no_refresh_token_is_spent
     stage.world.stop_cloud().await;
     let (ok, hops) = report(&stage, &[]).await;
     assert!(!ok);
-    assert_eq!(in_state(&hops, "failed"), HOPS[6..]);
+    assert_eq!(in_state(&hops, "failed"), HOPS[7..]);
     assert_eq!(in_state(&hops, "not-tried"), ["token", "graph"]);
     let requests = stage.microsoft.requests();
     assert_eq!(requests.of(tenant.id(), Endpoint::Token).total, before);

@@ -2,11 +2,12 @@
 
 use presence_bridge::cloud::operators::password::Stored;
 use presence_bridge::cloud::store::{OperatorSession, Role};
+use presence_bridge::model::CoverageState;
 use presence_bridge::secret::{random_token, sha256};
 use presence_bridge::simulator::Tenant;
 
 use crate::operators_sign_in::{guarded, signed_in, stranger};
-use crate::support::stage::{Stage, until};
+use crate::support::stage::{Stage, until, upns};
 use crate::support::visitor::Visitor;
 
 /// Somebody who may look and not act.
@@ -134,6 +135,96 @@ async fn a_viewer_sees_everything_and_does_nothing() {
 }
 
 #[tokio::test]
+async fn who_is_not_read_is_not_shown_as_covered_and_both_pages_have_one_colour() {
+    let stage = guarded().await;
+    let tenant = stage.tenant("alpha.example", 2).await;
+    let mut names = upns(&tenant);
+    let suite = stage.watching_all(&tenant, "Berlin").await;
+    suite.until_all_fresh().await;
+    let visitor = signed_in(&stage).await;
+    let (overview, page) = ("/?q=alpha", format!("/tenants/{}", tenant.id()));
+    let covered = visitor.get(overview).await.body;
+    assert!(
+        covered.contains("<td data-label=\"Covered\" class=\"\">2 / 2<svg"),
+        "{covered}"
+    );
+    let covered = visitor.get(&page).await.body;
+    assert!(covered.contains("<strong>2 / 2</strong>") && covered.contains("class=\"meter \""));
+    // One who is not there: less than all, in the same colour everywhere.
+    names.push("nobody@alpha.example".into());
+    let other = stage.watching(&tenant, "Paris", names).await;
+    other
+        .until_covers("nobody@alpha.example", CoverageState::NotFound)
+        .await;
+    let less = visitor.get(overview).await.body;
+    assert!(
+        less.contains("<td data-label=\"Covered\" class=\"short\">2 / 3<svg"),
+        "{less}"
+    );
+    assert!(
+        visitor
+            .get(&page)
+            .await
+            .body
+            .contains("class=\"meter short\"")
+    );
+    visitor.post(&format!("{page}/pause"), &[]).await;
+    suite.until_state("suspended").await;
+    let paused = visitor.get(overview).await.body;
+    assert!(
+        paused.contains("<td data-label=\"Covered\" class=\"short\">not read</td>"),
+        "{paused}"
+    );
+    let paused = visitor.get(&page).await.body;
+    assert!(
+        paused.contains("nobody of the 3 who are watched is covered"),
+        "{paused}"
+    );
+    assert!(!paused.contains("class=\"meter") && !paused.contains("2 / 3"));
+}
+
+#[tokio::test]
+async fn an_address_with_a_typo_gets_a_page_with_a_way_back() {
+    let stage = guarded().await;
+    let tenant = stage.tenant("alpha.example", 1).await;
+    let visitor = signed_in(&stage).await;
+    let suite = format!("/tenants/{}/suites/xyz/revoke", tenant.id());
+    for (path, status) in [
+        ("/nowhere", 404),
+        ("/tenants/xyz", 404),
+        ("/tenants/%FF", 404),
+        ("/tenants/xyz/offboard", 404),
+        (&suite, 404),
+        ("/assets/%FF", 404),
+        ("/audit?before=abc", 400),
+        ("/audit?tenant=abc", 400),
+        ("/?q=a&q=b", 400),
+    ] {
+        let page = visitor.get(path).await;
+        assert_eq!(page.status, status, "{path}: {}", page.body);
+        assert!(
+            page.header("content-type").starts_with("text/html"),
+            "{path}"
+        );
+        assert!(
+            page.body.contains("<a class=\"button\" href=\"/\">"),
+            "{path}"
+        );
+        assert!(
+            !page.body.contains("xyz") && !page.body.contains("parse"),
+            "{path}"
+        );
+    }
+    let page = visitor.post("/tenants/xyz/pause", &[]).await;
+    assert!(
+        page.status == 404 && page.body.contains("class=\"button\""),
+        "{page:?}"
+    );
+    let page = stranger(&stage).get("/tenants/xyz").await;
+    assert_eq!((page.status, page.location().as_str()), (303, "/sign-in"));
+}
+
+#[tokio::test]
 async fn a_suite_is_revoked_only_under_its_own_tenant() {
     let stage = guarded().await;
     let alpha = stage.tenant("alpha.example", 1).await;
@@ -192,6 +283,12 @@ async fn the_audit_log_is_exported_and_that_it_was_stands_in_it() {
     visitor
         .post(&format!("/tenants/{}/pause", tenant.id()), &[])
         .await;
+    let shown = visitor.get("/audit").await.body;
+    let named = format!(
+        "<a href=\"/audit?tenant={}\">alpha.example</a>",
+        tenant.id()
+    );
+    assert!(shown.contains(&named), "{shown}");
     let csv = visitor.post("/audit/export", &[("format", "csv")]).await;
     assert!(csv.header("content-disposition").starts_with("attachment"));
     assert!(csv.body.contains("\"audit.exported\"") && csv.body.contains("\"tenant.paused\""));

@@ -133,7 +133,7 @@ async fn every_answer_has_its_headers_errors_too() {
         ("/audit", 200),
         ("/nowhere", 404),
         (unknown.as_str(), 404),
-        ("/tenants/no-id", 400),
+        ("/tenants/no-id", 404),
         ("/audit?before=x", 400),
     ] {
         let page = visitor.get(path).await;

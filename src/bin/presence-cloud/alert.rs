@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Subcommand;
 
 use super::output::{Column, Side, ago, say, say_json, table};
-use super::talk::{Ask, Talk};
+use super::talk::{Ask, Intent, Talk};
 
 #[derive(Subcommand)]
 pub enum Alert {
@@ -27,7 +27,7 @@ pub enum Alert {
 }
 
 pub async fn alert(config: &Path, ask: &Ask, command: Alert) -> anyhow::Result<()> {
-    let talk = Talk::open(config, ask).await?;
+    let talk = Talk::open(config, ask, Intent::Look).await?;
     let Alert::List { all, tenant, limit } = command else {
         return test(&talk, ask).await;
     };

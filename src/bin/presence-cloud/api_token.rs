@@ -8,7 +8,7 @@ use presence_bridge::cloud::store::Role;
 use serde_json::json;
 
 use super::output::{Column, Side, say, say_json, table, time};
-use super::talk::{Ask, Talk};
+use super::talk::{Ask, Intent, Talk};
 
 #[derive(Subcommand)]
 pub enum ApiToken {
@@ -41,7 +41,11 @@ pub enum Rights {
 }
 
 pub async fn api_token(config: &Path, ask: &Ask, command: ApiToken) -> anyhow::Result<()> {
-    let talk = Talk::open(config, ask).await?;
+    let intent = match command {
+        ApiToken::List => Intent::Look,
+        ApiToken::Make { .. } | ApiToken::Revoke { .. } => Intent::Act,
+    };
+    let talk = Talk::open(config, ask, intent).await?;
     match command {
         ApiToken::Make { name, role, days } => {
             let role = match role {

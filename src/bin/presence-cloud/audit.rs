@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::Args;
+use presence_bridge::cloud::operations::filter::TenantFilter;
 
 use super::output::{note, say, say_json};
-use super::talk::{Ask, Talk};
+use super::talk::{Ask, Intent, Talk};
 use super::tenant::show;
 
 #[derive(Args)]
@@ -27,7 +28,7 @@ pub struct Entries {
 }
 
 pub async fn audit(config: &Path, ask: &Ask, wanted: Entries) -> anyhow::Result<()> {
-    let talk = Talk::open(config, ask).await?;
+    let talk = Talk::open(config, ask, Intent::Look).await?;
     let of = talk.pick_if(wanted.tenant.as_deref()).await?;
     if wanted.export {
         let text = talk.export(of).await?;
@@ -43,7 +44,9 @@ pub async fn audit(config: &Path, ask: &Ask, wanted: Entries) -> anyhow::Result<
         say("There is no such entry.");
         return Ok(());
     }
-    show::of_audit(&found.entries);
+    let tenants = talk.tenants(&TenantFilter::default()).await?.tenants;
+    let names = tenants.into_iter().map(|t| (t.id, t.name)).collect();
+    show::of_audit(&found.entries, Some(&names));
     if let Some(before) = found.next {
         note(&format!("Older ones: --before {before}"));
     }

@@ -7,17 +7,17 @@ mod microsoft;
 
 use std::path::Path;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud::admin;
-use presence_bridge::cloud::operations::view::TenantDetail;
+use presence_bridge::cloud::operations::view::{TenantDetail, count};
 use presence_bridge::cloud::store::{ConnectionKind, Store, TenantRow, TenantStatus};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::model::Timestamp;
 use presence_bridge::secret::KeyRing;
 use serde::Serialize;
 
-use super::output::{chain, say, say_json};
+use super::output::{chain, say, say_json, time};
 use super::talk::{Ask, Service};
 
 /// Less room than this is as good as none: the log of the database and a backup need it.
@@ -103,7 +103,7 @@ pub async fn doctor(config: &CloudConfig, wanted: Option<&str>, json: bool) -> a
     let row = match wanted {
         Some(wanted) => {
             let found = admin::pick_tenant(&tenants, |t| (t.id, t.name.as_str()), wanted);
-            Some(found.map_err(|e| anyhow!(e))?)
+            Some(found?)
         }
         // One by which a token can be tried, if there is one.
         None => tenants
@@ -116,7 +116,7 @@ pub async fn doctor(config: &CloudConfig, wanted: Option<&str>, json: bool) -> a
         None => None,
     };
     let mut hops = microsoft::hops(config, row, known.as_ref()).await;
-    hops.extend([stored, key]);
+    hops.extend([organisation(row, known.as_ref()), stored, key]);
     hops.extend(listeners::hops(config).await);
     let ok = hops.iter().all(|hop| hop.state != State::Failed);
     let report = Report {
@@ -150,6 +150,34 @@ fn print(report: &Report) {
     }
     if let Some(name) = &report.tenant {
         say(&format!("\nMicrosoft was asked by {name}."));
+    }
+}
+
+/// Whether it is to be read at all.
+fn organisation(row: Option<&TenantRow>, known: Option<&TenantDetail>) -> Hop {
+    const HOP: &str = "organisation";
+    let Some(row) = row else {
+        return Hop::not_tried(HOP, "none is connected, or all are paused");
+    };
+    let (name, id) = (&row.name, row.id);
+    match row.status {
+        TenantStatus::Active => Hop::ok(HOP, format!("{name} is to be read")),
+        TenantStatus::Suspended => {
+            let since = known.and_then(|known| known.line.health.since);
+            let since = since.map_or(String::new(), |at| format!(" since {}", time(at)));
+            Hop::failed(
+                HOP,
+                format!("{name} is paused by an operator{since}, so nobody of it is read"),
+                format!(
+                    "when it is to be read again: presence-cloud tenant resume {id}, or on its page"
+                ),
+            )
+        }
+        TenantStatus::Gone => Hop::failed(
+            HOP,
+            format!("{name} was off-boarded, so nobody of it is read"),
+            "connect it anew: presence-cloud tenant add, or on the pages",
+        ),
     }
 }
 
@@ -198,7 +226,8 @@ async fn store(config: &CloudConfig) -> (Hop, Vec<TenantRow>) {
     };
     let free = free(file.parent().unwrap_or(Path::new(".")));
     let room = free.map_or(String::new(), |free| format!(", {} MiB free", free >> 20));
-    let found = format!("{name}, {} tenants{room}", tenants.len());
+    let found = count(u64::try_from(tenants.len()).unwrap_or(u64::MAX), "tenant");
+    let found = format!("{name}, {found}{room}");
     let hop = if free.is_some_and(|free| free < LEAST_FREE) {
         Hop::failed(HOP, found, "make room on that disk")
     } else {

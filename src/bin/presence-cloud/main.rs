@@ -128,19 +128,35 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether what it says is read by a program.
+    fn is_for_programs(&self) -> bool {
+        match self {
+            Self::Tenant { ask, .. }
+            | Self::Suite { ask, .. }
+            | Self::Alert { ask, .. }
+            | Self::Audit { ask, .. }
+            | Self::ApiToken { ask, .. } => ask.json,
+            Self::Doctor { json, .. } => *json,
+            _ => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let json = cli.command.is_for_programs();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
-        Err(e) => return output::failed(&anyhow!(e)),
+        Err(e) => return output::failed(&anyhow!(e), json),
     };
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => output::failed(&e),
+        Err(e) => output::failed(&e, json),
     }
 }
 

@@ -3,13 +3,56 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use presence_bridge::cloud::admin::PickError;
+use presence_bridge::cloud::operations::OperationError;
 use presence_bridge::cloud::operators::span;
 use presence_bridge::model::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-pub fn failed(error: &anyhow::Error) -> ExitCode {
-    note(&format!("presence-cloud: {error:#}"));
+use super::talk::{NobodyThere, Refused};
+
+/// Tells why a command failed: to programs as a problem, as the admin API has it (RFC 9457), on a line of its own.
+pub fn failed(error: &anyhow::Error, json: bool) -> ExitCode {
+    if json {
+        let _ = writeln!(std::io::stderr(), "{}", problem(error));
+    } else {
+        note(&format!("presence-cloud: {error:#}"));
+    }
     ExitCode::FAILURE
+}
+
+fn problem(error: &anyhow::Error) -> Value {
+    let told = format!("{error:#}");
+    let of = |code: &str, title: &str, status: Option<u16>| {
+        let mut body = json!({
+            "type": format!("urn:presence-bridge:problem:{code}"),
+            "code": code,
+            "title": title,
+            "detail": told,
+        });
+        if let Some(status) = status {
+            body["status"] = status.into();
+        }
+        body
+    };
+    if let Some(Refused { problem, .. }) = error.downcast_ref() {
+        return of(&problem.code, &problem.title, Some(problem.status));
+    }
+    if let Some(refused) = error.downcast_ref::<OperationError>() {
+        let (status, code, title) = refused.in_a_word();
+        return of(code, title, Some(status));
+    }
+    if let Some(unclear) = error.downcast_ref::<PickError>() {
+        return match unclear {
+            PickError::Several(_) => of("not-clear", "It is not clear which is meant", None),
+            _ => of("no-such-tenant", "There is no such tenant", None),
+        };
+    }
+    if error.is::<NobodyThere>() {
+        return of("nobody-there", "No service answers", None);
+    }
+    of("failed", "It failed", None)
 }
 
 pub fn say(text: &str) {

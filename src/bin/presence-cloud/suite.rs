@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use anyhow::bail;
 use clap::Subcommand;
 use presence_bridge::cloud::admin::DEFAULT_CODE_LIFE;
 use presence_bridge::model::SuiteId;
 
 use super::output::{say, say_json, time};
-use super::talk::{Ask, Talk};
+use super::talk::{Ask, Intent, Talk};
 use super::tenant::{Which, show};
 
 #[derive(Subcommand)]
@@ -27,13 +28,36 @@ pub enum Suite {
     },
     /// Revokes a suite: its streams end within seconds, and it must be enrolled anew.
     Revoke {
-        /// Id of the suite.
-        suite: uuid::Uuid,
+        /// Id of the suite; or its name, if no other suite has it.
+        suite: String,
     },
 }
 
+/// The suite that is meant. By name only the whole one: it is revoked for good.
+async fn which(talk: &Talk, wanted: &str) -> anyhow::Result<SuiteId> {
+    if let Ok(id) = wanted.parse() {
+        return Ok(SuiteId(id));
+    }
+    let mut suites = talk.suites(None).await?.suites;
+    suites.retain(|s| s.status == "active" && s.name.to_lowercase() == wanted.to_lowercase());
+    match suites.as_slice() {
+        [one] => Ok(one.id),
+        [] => {
+            bail!("no suite that is enrolled has that id or name; see: presence-cloud suite list")
+        }
+        many => bail!(
+            "{} suites have that name; give the id, see: presence-cloud suite list",
+            many.len()
+        ),
+    }
+}
+
 pub async fn suite(config: &Path, ask: &Ask, command: Suite) -> anyhow::Result<()> {
-    let talk = Talk::open(config, ask).await?;
+    let intent = match command {
+        Suite::List { .. } => Intent::Look,
+        Suite::Invite { .. } | Suite::Revoke { .. } => Intent::Act,
+    };
+    let talk = Talk::open(config, ask, intent).await?;
     match command {
         Suite::Invite { which, hours } => {
             let (id, name) = talk.pick(&which.tenant).await?;
@@ -64,12 +88,13 @@ pub async fn suite(config: &Path, ask: &Ask, command: Suite) -> anyhow::Result<(
             show::of_suites(&found.suites, found.at, of.is_none());
         }
         Suite::Revoke { suite } => {
-            let done = talk.revoke(SuiteId(suite)).await?;
+            let id = which(&talk, &suite).await?;
+            let done = talk.revoke(id).await?;
             if ask.json {
                 return say_json(&done);
             }
             say(&format!(
-                "Revoked {} of {} ({suite}). Its streams end within seconds.",
+                "Revoked {} of {} ({id}). Its streams end within seconds.",
                 done.name, done.tenant_name
             ));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use http::Method;
+use http::{Method, StatusCode};
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud;
 use presence_bridge::cloud::operations::answers::{
@@ -21,16 +21,22 @@ use presence_bridge::cloud::operators::api::{BASE, ProblemBody, local};
 use presence_bridge::cloud::store::{Actor, Role, Store};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::model::{SuiteId, TenantId};
-use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
+use presence_bridge::secret::{
+    KeyRing, ReadSecretError, SealError, Secret, read_secret_file, sha256,
+};
 use reqwest::Certificate;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use url::Url;
 
 use super::output::note;
 
 /// Longest time for an answer: longer than the service takes.
 const TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Longest time for the first answer, which costs the service nothing: one that hangs is known soon.
+const FIRST: Duration = Duration::from_secs(10);
 
 /// Longest time for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -43,7 +49,7 @@ pub struct Ask {
     pub json: bool,
     /// The operators' listener of a service elsewhere, for example `https://operators.example.com`; needs a token. Default: the service
     /// of the configuration.
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = address)]
     pub url: Option<Url>,
     /// File with a token of the admin API, readable by its owner only. Or the token in `PRESENCE_CLOUD_TOKEN`. Default: who may read the
     /// key file may do everything.
@@ -52,6 +58,37 @@ pub struct Ask {
     /// Certificates to trust besides those of the system, PEM.
     #[arg(long, global = true, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+}
+
+/// An address, whole: a name and a port alone are read as something else, or as nothing.
+fn address(text: &str) -> Result<Url, String> {
+    const EXAMPLE: &str = "for example https://operators.example.com";
+    let url = match Url::parse(text) {
+        Ok(url) if text.contains("://") => url,
+        _ => return Err(format!("it begins with https://, {EXAMPLE}")),
+    };
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(format!("it names no machine; {EXAMPLE}"));
+    }
+    Ok(url)
+}
+
+/// Whether a command only looks, or changes something: what is said beforehand depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    Look,
+    Act,
+}
+
+impl Intent {
+    fn beside(self) -> &'static str {
+        match self {
+            Self::Look => "is from the database: what only a running service knows is missing",
+            Self::Act => {
+                "is written to the database, and holds from the next start of the service on"
+            }
+        }
+    }
 }
 
 impl Ask {
@@ -76,6 +113,8 @@ pub struct Service {
     client: reqwest::Client,
     base: Url,
     proof: Proof,
+    /// Which start of the service it is, once it was asked for.
+    start: OnceCell<String>,
 }
 
 /// Nothing listens.
@@ -83,8 +122,18 @@ pub struct Service {
 #[error("nothing listens at {0}")]
 pub struct NobodyThere(String);
 
+/// The service answered, and did not do it.
+#[derive(Debug, thiserror::Error)]
+#[error("{told}")]
+pub struct Refused {
+    /// As the service said.
+    pub problem: ProblemBody,
+    /// For who typed the command.
+    told: String,
+}
+
 pub enum Talk {
-    Service(Service),
+    Service(Box<Service>),
     Store(Arc<Operations>),
 }
 
@@ -148,6 +197,28 @@ pub fn operators(
     Ok((client(roots, named.map(|host| (host, address)))?, base))
 }
 
+/// Why the key file, which opens the admin API to this machine, cannot be read, and what to do about it.
+fn unreadable(e: SealError) -> anyhow::Error {
+    use std::io::ErrorKind::{NotFound, PermissionDenied};
+    match &e {
+        SealError::KeyFile(ReadSecretError::Io(name, why)) if why.kind() == NotFound => anyhow!(
+            "there is no key file {name}; on a new machine make it: presence-cloud keys create. If there is a database already, put your \
+             copy of the file back"
+        ),
+        SealError::KeyFile(ReadSecretError::Io(name, why)) if why.kind() == PermissionDenied => {
+            anyhow!(
+                "you may not read the key file {name}, which opens the admin API to this machine: run this as the service's user or as \
+                 root, or use a token (--token-file)"
+            )
+        }
+        SealError::KeyFile(ReadSecretError::TooOpen(name)) => anyhow!(
+            "chmod 600 {name}: others may read it, and it is the key that opens the admin API to this machine"
+        ),
+        _ => anyhow!(e)
+            .context("the key file, which opens the admin API to this machine, is of no use"),
+    }
+}
+
 impl Service {
     /// A service elsewhere.
     fn elsewhere(url: &Url, ask: &Ask, token: Secret) -> anyhow::Result<Self> {
@@ -167,6 +238,7 @@ impl Service {
             client: client(roots.unwrap_or_default(), None)?,
             base: url.clone(),
             proof: Proof::Token(token),
+            start: OnceCell::new(),
         })
     }
 
@@ -175,15 +247,13 @@ impl Service {
         let (client, base) = operators(config, ask.ca_file.as_deref())?;
         let proof = match ask.token()? {
             Some(token) => Proof::Token(token),
-            None => Proof::Keys(KeyRing::read(&config.key_file).context(
-                "the key file is what opens the admin API to this machine; run this as the service's user or as root, or use a token \
-                 (--token-file)",
-            )?),
+            None => Proof::Keys(KeyRing::read(&config.key_file).map_err(unreadable)?),
         };
         Ok(Self {
             client,
             base,
             proof,
+            start: OnceCell::new(),
         })
     }
 
@@ -192,14 +262,39 @@ impl Service {
         self.base.origin().ascii_serialization()
     }
 
-    fn token(&self) -> anyhow::Result<Secret> {
-        match &self.proof {
-            Proof::Token(token) => Ok(token.clone()),
-            Proof::Keys(keys) => {
-                let actor = Actor::of_this_account().name();
-                Ok(local::prove(keys, &actor, Clock::system().now())?)
-            }
-        }
+    /// What shows who we are, for this request alone if it is a proof.
+    async fn token(&self, method: &Method, url: &Url, body: &[u8]) -> anyhow::Result<Secret> {
+        let keys = match &self.proof {
+            Proof::Token(token) => return Ok(token.clone()),
+            Proof::Keys(keys) => keys,
+        };
+        let start = self.start.get_or_try_init(|| self.ask_for_start()).await?;
+        let target = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let errand = local::Errand {
+            start,
+            method: method.as_str(),
+            target: &target,
+            body: sha256(body),
+        };
+        let actor = Actor::of_this_account().name();
+        Ok(local::prove(keys, &actor, &errand, Clock::system().now())?)
+    }
+
+    /// Which start of the service it is: it says so to everybody who is not signed in.
+    async fn ask_for_start(&self) -> anyhow::Result<String> {
+        let (url, where_) = (self.base.join(&format!("{BASE}/me"))?, self.address());
+        let response = match self.client.get(url).timeout(FIRST).send().await {
+            Ok(response) => response,
+            Err(e) if refused(&e) => return Err(NobodyThere(where_).into()),
+            Err(e) => return Err(unanswered(e, &where_, false)),
+        };
+        let start = response.headers().get(local::START);
+        let start = start.and_then(|start| start.to_str().ok());
+        let start = start.with_context(|| no_service_of_ours(&where_, response.status()))?;
+        Ok(start.to_owned())
     }
 
     async fn raw(
@@ -208,53 +303,54 @@ impl Service {
         path: &str,
         query: &[(&str, String)],
         body: Option<Value>,
+        patience: Duration,
     ) -> anyhow::Result<String> {
         let mut url = self.base.join(&format!("{BASE}{path}"))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
+        let changes = method != Method::GET;
+        let body = body.map(|body| serde_json::to_vec(&body)).transpose()?;
+        let body = body.unwrap_or_default();
+        let token = self.token(&method, &url, &body).await?;
         let mut request = self
             .client
             .request(method, url)
-            .bearer_auth(self.token()?.expose());
-        if let Some(body) = body {
-            request = request.json(&body);
+            .timeout(patience)
+            .bearer_auth(token.expose());
+        if !body.is_empty() {
+            let json = (http::header::CONTENT_TYPE, "application/json");
+            request = request.header(json.0, json.1).body(body);
         }
         let where_ = self.address();
         let response = match request.send().await {
             Ok(response) => response,
             Err(e) if refused(&e) => return Err(NobodyThere(where_).into()),
-            Err(e) => {
-                let e = anyhow!(e.without_url());
-                return Err(e.context(format!("the service at {where_} cannot be asked")));
-            }
+            Err(e) => return Err(unanswered(e, &where_, changes)),
         };
         let status = response.status();
-        let text = response
-            .text()
-            .await
-            .map_err(reqwest::Error::without_url)
-            .with_context(|| format!("the service at {where_} broke off"))?;
+        let text = match response.text().await {
+            Ok(text) => text,
+            Err(e) => return Err(unanswered(e, &where_, changes)),
+        };
         if status.is_success() {
             return Ok(text);
         }
         let Ok(problem) = serde_json::from_str::<ProblemBody>(&text) else {
-            bail!(
-                "what answers at {where_} is no presence-cloud of this version (status {})",
-                status.as_u16()
-            );
+            bail!(no_service_of_ours(&where_, status));
         };
-        match (problem.code.as_ref(), &self.proof) {
-            ("not-signed-in", Proof::Keys(_)) => bail!(
+        let told = match (problem.code.as_ref(), &self.proof) {
+            ("not-signed-in", Proof::Keys(_)) => format!(
                 "the service at {where_} does not accept the key file of this configuration: is it another service's, or does it \
                  run with another configuration?"
             ),
-            ("not-signed-in", Proof::Token(_)) => bail!(
+            ("not-signed-in", Proof::Token(_)) => format!(
                 "the service at {where_} does not accept this token; it has ended, was revoked, or is another service's. An operator \
                  makes one with: presence-cloud api-token make"
             ),
-            _ => bail!("{}", problem.detail),
-        }
+            _ => problem.detail.clone(),
+        };
+        Err(Refused { problem, told }.into())
     }
 
     async fn send<T: DeserializeOwned>(
@@ -264,8 +360,12 @@ impl Service {
         query: &[(&str, String)],
         body: Option<Value>,
     ) -> anyhow::Result<T> {
-        let text = self.raw(method, path, query, body).await?;
-        serde_json::from_str(&text).with_context(|| {
+        let text = self.raw(method, path, query, body, TIMEOUT).await?;
+        self.read(&text)
+    }
+
+    fn read<T: DeserializeOwned>(&self, text: &str) -> anyhow::Result<T> {
+        serde_json::from_str(text).with_context(|| {
             format!(
                 "the service at {} answers in a way this command does not understand; use the command of its version",
                 self.address()
@@ -297,8 +397,33 @@ impl Service {
 
     /// Whom it takes us for.
     pub async fn me(&self) -> anyhow::Result<Me> {
-        self.get("/me").await
+        let text = self.raw(Method::GET, "/me", &[], None, FIRST).await?;
+        self.read(&text)
     }
+}
+
+fn no_service_of_ours(at: &str, status: StatusCode) -> String {
+    format!(
+        "what answers at {at} is no presence-cloud of this version (status {}); restart the service if it was just replaced",
+        status.as_u16()
+    )
+}
+
+/// Why there is no whole answer, and what to do.
+fn unanswered(e: reqwest::Error, service: &str, changes: bool) -> anyhow::Error {
+    let was_it_done = if changes {
+        " Look whether it was done before you try again."
+    } else {
+        ""
+    };
+    if e.is_timeout() {
+        return anyhow!(
+            "the service at {service} accepts connections and does not answer in time: it hangs, or has too much to do. Look at its log and \
+             at `presence-cloud doctor`; restart it if it stays so (systemctl restart presence-cloud).{was_it_done}"
+        );
+    }
+    let told = format!("the service at {service} cannot be asked.{was_it_done} Details");
+    anyhow!(e.without_url()).context(told)
 }
 
 /// Nothing listens there: everything else is somebody who does not speak as expected.
@@ -337,23 +462,27 @@ fn by() -> Actor {
 
 impl Talk {
     /// Finds out with whom.
-    pub async fn open(config: &Path, ask: &Ask) -> anyhow::Result<Self> {
+    pub async fn open(config: &Path, ask: &Ask, intent: Intent) -> anyhow::Result<Self> {
         if let Some(url) = &ask.url {
             let token = ask.token()?.context(
                 "--url needs a token: --token-file, or PRESENCE_CLOUD_TOKEN. An operator makes one with: presence-cloud api-token make",
             )?;
             let service = Service::elsewhere(url, ask, token)?;
             service.me().await?;
-            return Ok(Self::Service(service));
+            return Ok(Self::Service(Box::new(service)));
         }
-        let config = CloudConfig::read(config).map_err(|e| anyhow!("{e}"))?;
+        let config = super::read(config)?;
         let service = Service::of_config(&config, ask)?;
         match service.me().await {
-            Ok(_) => Ok(Self::Service(service)),
+            Ok(_) => Ok(Self::Service(Box::new(service))),
             Err(e) if e.is::<NobodyThere>() && matches!(service.proof, Proof::Keys(_)) => {
-                note(&format!(
-                    "presence-cloud: {e}, so this is from the database: what only a running service knows is missing."
-                ));
+                // A program sees it: what is missing is null, and standard error holds nothing but why something failed.
+                if !ask.json {
+                    note(&format!(
+                        "presence-cloud: {e}, so this {}.",
+                        intent.beside()
+                    ));
+                }
                 Ok(Self::Store(beside(&config).await?))
             }
             Err(e) => Err(e),
@@ -560,7 +689,8 @@ impl Talk {
         match self {
             Self::Service(s) => {
                 let body = json!({ "tenant": of });
-                s.raw(Method::POST, "/audit/export", &[], Some(body)).await
+                s.raw(Method::POST, "/audit/export", &[], Some(body), TIMEOUT)
+                    .await
             }
             Self::Store(o) => {
                 let mut text = String::new();
@@ -610,7 +740,8 @@ impl Talk {
                 if let Ok(mut segments) = path.path_segments_mut() {
                     segments.push(name);
                 }
-                s.raw(Method::DELETE, path.path(), &[], None).await?;
+                s.raw(Method::DELETE, path.path(), &[], None, TIMEOUT)
+                    .await?;
                 Ok(())
             }
             Self::Store(o) => Ok(o.revoke_api_token(&by(), name).await?),
@@ -621,7 +752,7 @@ impl Talk {
     pub async fn pick(&self, wanted: &str) -> anyhow::Result<(TenantId, String)> {
         let tenants = self.tenants(&TenantFilter::default()).await?.tenants;
         let found = cloud::admin::pick_tenant(&tenants, |t| (t.id, t.name.as_str()), wanted);
-        let found = found.map_err(|e| anyhow!(e))?;
+        let found = found?;
         Ok((found.id, found.name.clone()))
     }
 

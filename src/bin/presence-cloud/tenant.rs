@@ -12,6 +12,7 @@ use presence_bridge::clock::Clock;
 use presence_bridge::cloud;
 use presence_bridge::cloud::admin::{self, ConnectTenant, DEFAULT_MAX_WATCHED, NewCredential};
 use presence_bridge::cloud::operations::filter::{ATTENTIONS, HEALTHS, TenantFilter};
+use presence_bridge::cloud::operations::view::count;
 use presence_bridge::cloud::store::{Actor, Store};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::model::TenantId;
@@ -20,7 +21,7 @@ use presence_bridge::secret::{KeyRing, Secret, read_secret_file};
 use serde_json::json;
 
 use super::output::{chain, note, say, say_json, time};
-use super::talk::{Ask, Talk};
+use super::talk::{Ask, Intent, Talk};
 
 #[derive(Subcommand)]
 pub enum Tenant {
@@ -199,7 +200,11 @@ pub async fn tenant(config: &Path, ask: &Ask, command: Tenant) -> anyhow::Result
     if let Tenant::Add(new) = command {
         return add(&super::read(config)?, ask, new).await;
     }
-    let talk = Talk::open(config, ask).await?;
+    let intent = match command {
+        Tenant::List { .. } | Tenant::Show(_) => Intent::Look,
+        _ => Intent::Act,
+    };
+    let talk = Talk::open(config, ask, intent).await?;
     match command {
         Tenant::Add(_) => {}
         Tenant::List {
@@ -295,8 +300,9 @@ async fn act(talk: &Talk, ask: &Ask, act: &str, which: &Which, done: &str) -> an
 async fn ask_to_confirm(talk: &Talk, id: TenantId, name: &str) -> anyhow::Result<String> {
     let suites = talk.suites(Some(id)).await?.suites;
     let suites = suites.iter().filter(|s| s.status == "active").count();
+    let suites = count(u64::try_from(suites).unwrap_or(u64::MAX), "suite");
     let would = format!(
-        "this would destroy the credentials of {name} ({id}) and revoke its {suites} suites for good"
+        "this would destroy the credentials of {name} ({id}) and revoke {suites} of it for good"
     );
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {

@@ -127,7 +127,7 @@ impl Machine {
                 }
                 return true;
             }
-            if judged.unknown.contains(&(key.kind, key.tenant)) {
+            if judged.unknown.contains(&(key.kind, key.tenant)) || judged.held.contains(key) {
                 seen.quiet = None;
                 return seen.open.is_some() || seen.since.is_some();
             }

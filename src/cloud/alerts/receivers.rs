@@ -41,6 +41,22 @@ pub enum DeliveryError {
     Invalid,
 }
 
+impl DeliveryError {
+    /// Whether the receiver did not answer at all: then no other message would reach it just now either.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Transport(e) => matches!(
+                e,
+                TransportError::Connect(_)
+                    | TransportError::Timeout(_)
+                    | TransportError::Interrupted(_)
+            ),
+            Self::Mail(e) => matches!(e, MailError::Unreachable(_)),
+            Self::Status(_) | Self::Invalid => false,
+        }
+    }
+}
+
 /// Shortest secret that is taken, in bytes.
 const SHORTEST_SECRET: usize = 16;
 

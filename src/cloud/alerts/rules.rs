@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::cloud::operations::view::operators_step;
+use crate::cloud::operators::span;
 use crate::cloud::store::{RefreshFacts, Waiting};
 use crate::microsoft::Ending;
 use crate::model::{Cause, Health, HealthState, SuiteId, TenantId, Timestamp};
@@ -321,6 +323,8 @@ pub struct Judgement {
     pub troubles: BTreeMap<Key, Trouble>,
     /// Not to be told to be over.
     pub unknown: HashSet<(Kind, Option<TenantId>)>,
+    /// What has become something worse: not over before that is.
+    pub held: HashSet<Key>,
 }
 
 impl Judgement {
@@ -429,6 +433,12 @@ fn credentials(facts: &Facts, found: &mut Judgement) {
                     renew,
                 );
                 found.add(Kind::CredentialEnded, None, name, text);
+                // Nobody is told that a credential does not end any more because it has ended.
+                found.held.insert(Key {
+                    kind: Kind::CredentialEnds,
+                    tenant: None,
+                    subject: name.clone(),
+                });
                 None
             }
         };
@@ -747,8 +757,8 @@ fn one(
             Severity::Notice,
             format!("{name} is read more rarely than wanted"),
             format!(
-                "At least every {:?} is wanted; the people watched and the budget allow less than half of it.",
-                served.wanted
+                "At least every {} is wanted; the people watched and the budget allow less than half of it.",
+                span(served.wanted)
             ),
             "Watch fewer people, lengthen [poll] interval, or raise [poll] share.",
         );
@@ -765,10 +775,7 @@ fn connection(tenant: &TenantFacts, served: &Served, found: &mut Judgement) {
             severity,
             title,
             sentence(&cause, "Microsoft gives no access."),
-            format!(
-                "{} Send the customer a link to his status page.",
-                cause.remedy
-            ),
+            operators_step(&cause.remedy),
         )
     };
     match served.health.state {

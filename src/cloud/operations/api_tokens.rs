@@ -10,6 +10,9 @@ use crate::secret::{random_token, sha256};
 /// What every token of the admin API begins with, so that one that got lost is recognised.
 pub const PREFIX: &str = "pbt_";
 
+/// 32 bytes in base64url.
+const RANDOM: usize = 43;
+
 /// How long a token is good at most.
 pub const LONGEST: Duration = Duration::from_hours(24 * 365);
 
@@ -22,6 +25,13 @@ fn is_name(name: &str) -> bool {
     name.len() <= 64
         && name.bytes().all(inside)
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// Whether this can be a token: what cannot is looked for nowhere.
+pub fn is_token(text: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+    let random = text.strip_prefix(PREFIX);
+    random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(inside))
 }
 
 impl Operations {
@@ -78,7 +88,24 @@ impl Operations {
 
 #[cfg(test)]
 mod tests {
-    use super::is_name;
+    use super::{PREFIX, is_name, is_token};
+    use crate::secret::random_token;
+
+    #[test]
+    fn only_what_has_the_form_of_a_token_is_looked_for() {
+        assert!(is_token(&format!("{PREFIX}{}", random_token())));
+        let (short, long) = ("a".repeat(42), "a".repeat(44));
+        for nonsense in [
+            "",
+            "pbt_",
+            "pbt_guessed",
+            &format!("pbt_{short}"),
+            &format!("pbt_{long}"),
+        ] {
+            assert!(!is_token(nonsense), "{nonsense}");
+        }
+        assert!(!is_token(&random_token()) && !is_token(&format!("pbt_{short}/")));
+    }
 
     #[test]
     fn a_name_is_good_in_a_path_and_on_a_command_line() {

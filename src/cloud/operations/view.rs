@@ -14,6 +14,14 @@ const TOKEN_IDLE: Duration = Duration::from_hours(24 * 30);
 /// Watched people are not read for so long though all seems well.
 const SILENCE: Duration = Duration::from_mins(5);
 
+/// So many of something: "1 suite", "2 suites".
+pub fn count(n: u64, one: &str) -> String {
+    match n {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    }
+}
+
 /// Whole milliseconds.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -93,8 +101,17 @@ pub struct HealthLine {
     pub correlation_id: String,
 }
 
+/// What the operator does about a connection that only the customer can mend, with what the customer reads to do there.
+pub fn operators_step(remedy: &str) -> String {
+    const STEP: &str = "Send the customer a link to the status page: presence-cloud tenant relink, or on the tenant's page.";
+    match remedy {
+        "" => STEP.into(),
+        theirs => format!("{STEP} There the customer reads: {theirs}"),
+    }
+}
+
 impl HealthLine {
-    /// As known: from what is served, or else from what is stored.
+    /// As known: from what is served, or else from what is stored. It speaks to the operator.
     pub fn of(status: TenantStatus, figures: Option<&TenantFigures>) -> Self {
         let stored = match status {
             TenantStatus::Active => HealthState::Pending,
@@ -112,6 +129,14 @@ impl HealthLine {
             cause.remedy =
                 "Resume it when it is to be read again: on its page, or presence-cloud tenant resume."
                     .into();
+        }
+        let is_refused = figures.is_some_and(|f| f.refused);
+        match state {
+            HealthState::NeedsReauthorization | HealthState::NeedsAdministrator => {
+                cause.remedy = operators_step(&cause.remedy);
+            }
+            HealthState::Degraded if is_refused => cause.remedy = operators_step(&cause.remedy),
+            _ => {}
         }
         Self {
             state: state.as_str().into(),
@@ -248,6 +273,17 @@ pub struct Live {
     pub renewals_failed: u32,
     /// Whether a service account signs in for it.
     pub signs_in: bool,
+}
+
+impl Live {
+    /// Whether anybody is read just now: only then coverage says anything.
+    pub fn is_read(&self, now: Timestamp) -> bool {
+        let Some(cadence) = self.cadence_ms else {
+            return false;
+        };
+        let patience = SILENCE.max(Duration::from_millis(cadence.saturating_mul(3)));
+        self.last_read.is_some_and(|at| at.until(now) < patience)
+    }
 }
 
 /// One tenant in the overview.
@@ -433,4 +469,15 @@ pub struct TenantDetail {
     pub alerts: Vec<AlertLine>,
     /// What was done to it, newest first.
     pub audit: Vec<AuditEntry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        let said = [0, 1, 2].map(|n| count(n, "suite"));
+        assert_eq!(said, ["0 suites", "1 suite", "2 suites"]);
+    }
 }

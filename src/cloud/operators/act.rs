@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::desk::{Answer, Common, Desk, Failure, Nothing, Order, Viewer, go, page};
+use super::desk::{Answer, Common, Desk, Failure, Nothing, Order, Place, Viewer, go, page};
 use super::pages::download;
 use super::texts::Texts;
 use crate::cloud::admin::DEFAULT_CODE_LIFE;
@@ -31,7 +31,7 @@ fn back(id: Uuid, done: &str) -> Response {
 /// Stops reading.
 pub async fn pause(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
     order: Order<Nothing>,
 ) -> Answer {
     desk.operations().pause(&order.by, TenantId(id)).await?;
@@ -41,7 +41,7 @@ pub async fn pause(
 /// Goes on.
 pub async fn resume(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
     order: Order<Nothing>,
 ) -> Answer {
     desk.operations().resume(&order.by, TenantId(id)).await?;
@@ -51,7 +51,7 @@ pub async fn resume(
 /// Tries the connection at once.
 pub async fn refresh(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
     order: Order<Nothing>,
 ) -> Answer {
     desk.operations().refresh(&order.by, TenantId(id)).await?;
@@ -81,7 +81,7 @@ async fn name(desk: &Desk, id: Uuid) -> Result<String, Failure> {
 /// A secret link for the customer.
 pub async fn link(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
     order: Order<Nothing>,
 ) -> Answer {
     let (t, name) = (desk.texts, name(&desk, id).await?);
@@ -111,7 +111,7 @@ pub struct Recipient {
 /// The same by mail.
 pub async fn send_link(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
     order: Order<Recipient>,
 ) -> Answer {
     let to = &order.form.email;
@@ -124,7 +124,7 @@ pub async fn send_link(
 /// An enrolment code for a suite.
 pub async fn invite(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
     order: Order<Nothing>,
 ) -> Answer {
     let (t, name) = (desk.texts, name(&desk, id).await?);
@@ -176,7 +176,7 @@ fn may_act(viewer: &Viewer) -> Result<(), Failure> {
 pub async fn before_revoke(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Path((id, suite)): Path<(Uuid, Uuid)>,
+    Place((id, suite)): Place<(Uuid, Uuid)>,
 ) -> Answer {
     may_act(&viewer)?;
     let suites = desk.operations().suites(Some(TenantId(id))).await?;
@@ -198,7 +198,7 @@ pub async fn before_revoke(
 /// Revokes a suite of that tenant.
 pub async fn revoke(
     State(desk): State<Arc<Desk>>,
-    Path((id, suite)): Path<(Uuid, Uuid)>,
+    Place((id, suite)): Place<(Uuid, Uuid)>,
     order: Order<Nothing>,
 ) -> Answer {
     let suites = desk.operations().suites(Some(TenantId(id))).await?;
@@ -228,7 +228,7 @@ fn ask_offboard(desk: &Desk, viewer: &Viewer, id: Uuid, name: String, problem: S
 pub async fn before_offboard(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
 ) -> Answer {
     may_act(&viewer)?;
     let name = name(&desk, id).await?;
@@ -254,7 +254,7 @@ struct ReceiptPage {
 /// Off-boards a tenant.
 pub async fn offboard(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<Uuid>,
+    Place(id): Place<Uuid>,
     order: Order<Confirmed>,
 ) -> Answer {
     let typed = &order.form.typed;

@@ -29,6 +29,7 @@ use tower_http::timeout::TimeoutLayer;
 use super::Operators;
 use super::password::Gate;
 use crate::cloud::operations::Operations;
+use crate::secret::random_token;
 use local::Seen;
 use problem::Problem;
 
@@ -40,6 +41,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Refused tokens entered into the audit log per minute; nobody may fill it.
 const REFUSED_PER_MINUTE: std::num::NonZeroU32 = std::num::NonZeroU32::new(6).unwrap();
+
+/// Reads of the key file a second on behalf of addresses that have to wait. Not none: who has the key shares an address with
+/// whoever else is on the machine.
+const KEY_LOOKS: std::num::NonZeroU32 = std::num::NonZeroU32::new(5).unwrap();
+
+/// Reads of the database a second on behalf of such: who has a right token may share an address with who guesses.
+const TOKEN_LOOKS: std::num::NonZeroU32 = std::num::NonZeroU32::new(100).unwrap();
 
 /// The description of all this.
 pub const DESCRIPTION: &str = include_str!("../../../docs/admin-api.yaml");
@@ -54,6 +62,12 @@ pub struct AdminApi {
     refusals: DefaultDirectRateLimiter,
     /// Proofs of the command line that were used.
     seen: Seen,
+    /// Which start of the service this is: no proof made for another is good.
+    start: String,
+    /// Reads of the key file for addresses that have to wait.
+    looks_at_keys: DefaultDirectRateLimiter,
+    /// Reads of the database for such.
+    looks_at_tokens: DefaultDirectRateLimiter,
 }
 
 type Routes = Vec<(&'static str, MethodRouter<Arc<AdminApi>>)>;
@@ -123,6 +137,9 @@ impl AdminApi {
             gate: Gate::default(),
             refusals: RateLimiter::direct(Quota::per_minute(REFUSED_PER_MINUTE)),
             seen: Seen::default(),
+            start: random_token(),
+            looks_at_keys: RateLimiter::direct(Quota::per_second(KEY_LOOKS)),
+            looks_at_tokens: RateLimiter::direct(Quota::per_second(TOKEN_LOOKS)),
         })
     }
 
@@ -163,6 +180,11 @@ async fn finish(State(api): State<Arc<AdminApi>>, request: Request, next: Next) 
     let mut response = next.run(request).await;
     if response.status() == StatusCode::GATEWAY_TIMEOUT {
         response = Problem::TooSlow.into_response();
+    }
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Ok(start) = HeaderValue::from_str(&api.start)
+    {
+        response.headers_mut().insert(local::START, start);
     }
     for (name, value) in &api.headers {
         if !response.headers().contains_key(name) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -71,6 +71,8 @@ pub enum Failure {
     Expired,
     /// There is no such page, tenant or suite.
     NotFound,
+    /// The address asks for something in a way none of our pages does.
+    BadAddress,
     /// It was not done, and why.
     Refused(String),
     /// Too many tries; wait so long.
@@ -112,6 +114,11 @@ impl IntoResponse for Failure {
             Self::Forbidden => (StatusCode::FORBIDDEN, t.forbidden, t.forbidden_text.into()),
             Self::Expired => (StatusCode::FORBIDDEN, t.expired, t.expired_text.into()),
             Self::NotFound => (StatusCode::NOT_FOUND, t.not_found, t.not_found_text.into()),
+            Self::BadAddress => (
+                StatusCode::BAD_REQUEST,
+                t.bad_address,
+                t.bad_address_text.into(),
+            ),
             Self::NotSignedIn(status, why) => (status, t.not_signed_in, why),
             Self::Refused(why) => (StatusCode::CONFLICT, t.refused, why),
             Self::Wait(wait) => {
@@ -350,6 +357,33 @@ impl FromRequestParts<Arc<Desk>> for Visit {
     }
 }
 
+/// What the path names. What it cannot name is not there.
+pub struct Place<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Desk>> for Place<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Arc<Desk>) -> Result<Self, Failure> {
+        let path = Path::<T>::from_request_parts(parts, desk).await;
+        path.map(|Path(place)| Self(place))
+            .map_err(|_| Failure::NotFound)
+    }
+}
+
+/// What the query asks for.
+pub struct Wanted<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Desk>> for Wanted<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Desk>) -> Result<Self, Failure> {
+        let query = Query::<T>::try_from_uri(&parts.uri);
+        query
+            .map(|Query(wanted)| Self(wanted))
+            .map_err(|_| Failure::BadAddress)
+    }
+}
+
 /// Somebody who is signed in and sees everything.
 pub struct Viewer {
     /// Who, for the audit log and the corner of the page.
@@ -505,7 +539,7 @@ async fn finish(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> 
     response
 }
 
-async fn asset(Path(file): Path<String>) -> Answer {
+async fn asset(Place(file): Place<String>) -> Answer {
     let found = Assets::get(&file).or_else(|| SharedAssets::get(&file));
     let found = found.ok_or(Failure::NotFound)?;
     let headers = [

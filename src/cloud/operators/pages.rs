@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::desk::{Answer, Common, Desk, Failure, Nothing, Order, Viewer, page};
+use super::desk::{Answer, Common, Desk, Failure, Nothing, Order, Place, Viewer, Wanted, page};
 use super::texts::Texts;
 use crate::cloud::operations::Tested;
 use crate::cloud::operations::view::{
@@ -206,7 +206,10 @@ struct Row {
     budget: String,
     covered: String,
     permille: usize,
-    uncovered: bool,
+    /// How it is drawn, wherever it is: with nothing beside it if all is well.
+    coverage_class: &'static str,
+    watched: usize,
+    is_read: bool,
     suites: String,
     suites_missing: bool,
     token: String,
@@ -221,6 +224,7 @@ impl Row {
         let coverage = live.map(|l| l.coverage).unwrap_or_default();
         let cadence_ms = live.and_then(|l| l.cadence_ms);
         let wanted_ms = live.map_or(0, |l| l.wanted_ms);
+        let is_read = live.is_some_and(|l| l.is_read(now));
         Self {
             id: of.id,
             name: of.name.clone(),
@@ -239,13 +243,19 @@ impl Row {
             budget: live
                 .map(|l| format!("{} / {}", l.budget_used, l.budget_allowed))
                 .unwrap_or_default(),
-            covered: if coverage.watched > 0 {
+            covered: if coverage.watched > 0 && is_read {
                 format!("{} / {}", coverage.monitored, coverage.watched)
             } else {
                 String::new()
             },
             permille: coverage.monitored * 1000 / coverage.watched.max(1),
-            uncovered: coverage.uncovered() > 0,
+            coverage_class: if coverage.uncovered() > 0 || !is_read {
+                "short"
+            } else {
+                ""
+            },
+            watched: coverage.watched,
+            is_read,
             suites: format!("{} / {}", of.suites_connected, of.suites),
             suites_missing: of.suites_connected < of.suites,
             token: live
@@ -297,7 +307,7 @@ fn sort(lines: &mut [TenantLine], by: &str, down: bool) {
             }),
             "coverage" => live(l, |l| {
                 let c = l.coverage;
-                (c.watched > 0)
+                (c.watched > 0 && l.cadence_ms.is_some())
                     .then(|| u64::try_from(c.monitored * 1_000_000 / c.watched).unwrap_or(0))
             }),
             "suites" => count(l.suites_connected),
@@ -411,7 +421,7 @@ fn overview_page(
 pub async fn overview(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Query(wish): Query<Wish>,
+    Wanted(wish): Wanted<Wish>,
     headers: HeaderMap,
 ) -> Answer {
     let seen = desk.operations().overview().await?;
@@ -445,8 +455,8 @@ pub struct Done {
 pub async fn tenant(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Path(id): Path<Uuid>,
-    Query(done): Query<Done>,
+    Place(id): Place<Uuid>,
+    Wanted(done): Wanted<Done>,
     headers: HeaderMap,
 ) -> Answer {
     let detail = desk.operations().tenant(TenantId(id)).await?;
@@ -492,7 +502,7 @@ struct SuitesPage {
 pub async fn suites(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Query(search): Query<Search>,
+    Wanted(search): Wanted<Search>,
     headers: HeaderMap,
 ) -> Answer {
     let mut suites = desk.operations().suites(None).await?;
@@ -570,19 +580,27 @@ struct AuditPage {
     paged: bool,
     before: Option<i64>,
     entries: Vec<AuditEntry>,
+    /// Of the tenants that are still there.
+    names: HashMap<TenantId, String>,
+}
+
+impl AuditPage {
+    fn name(&self, id: &TenantId) -> String {
+        let name = self.names.get(id).cloned();
+        name.unwrap_or_else(|| id.to_string())
+    }
 }
 
 /// The audit log.
 pub async fn audit(
     State(desk): State<Arc<Desk>>,
     viewer: Viewer,
-    Query(wish): Query<Entries>,
+    Wanted(wish): Wanted<Entries>,
 ) -> Answer {
     let tenant = wish.tenant.map(TenantId);
-    let tenant_name = match tenant {
-        Some(id) => desk.operations().store().tenant(id).await?.map(|t| t.name),
-        None => None,
-    };
+    let rows = desk.operations().store().tenants().await?;
+    let names: HashMap<TenantId, String> = rows.into_iter().map(|t| (t.id, t.name)).collect();
+    let tenant_name = tenant.and_then(|id| names.get(&id).cloned());
     let entries = desk
         .operations()
         .audit(tenant, wish.before, ENTRIES)
@@ -596,6 +614,7 @@ pub async fn audit(
         paged: wish.before.is_some(),
         before: entries.last().filter(|_| full).map(|e| e.id),
         entries,
+        names,
     };
     super::desk::page(&page)
 }

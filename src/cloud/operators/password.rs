@@ -4,7 +4,7 @@
 //! was typed; at most two of them run at a time, off the threads that serve; an address that guessed wrong has to wait.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::io::{BufRead as _, ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -53,6 +53,9 @@ pub enum PasswordError {
     /// The file.
     #[error("the operators' password cannot be read")]
     Read(#[from] ReadSecretError),
+    /// There is no file.
+    #[error("{0} is not there; make it with: presence-cloud operators password")]
+    Missing(String),
     /// What stands in it.
     #[error("{0} does not hold a password's hash; make it with: presence-cloud operators password")]
     NoHash(String),
@@ -177,7 +180,12 @@ pub struct Stored(Secret);
 impl Stored {
     /// Reads it and looks whether it is a hash.
     pub fn read(path: &Path) -> Result<Self, PasswordError> {
-        let text = read_secret_file(path)?;
+        let text = read_secret_file(path).map_err(|e| match e {
+            ReadSecretError::Io(name, why) if why.kind() == ErrorKind::NotFound => {
+                PasswordError::Missing(name)
+            }
+            other => other.into(),
+        })?;
         match PasswordHash::new(text.expose()) {
             Ok(hash) if hash.algorithm.as_str().starts_with("argon2") && hash.hash.is_some() => {}
             _ => return Err(PasswordError::NoHash(path.display().to_string())),
@@ -281,6 +289,15 @@ impl Gate {
         self.enter(address, now).err()
     }
 
+    /// How long an address has to wait just now; nothing is counted.
+    pub fn waits(&self, address: IpAddr, now: Timestamp) -> Option<Duration> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries = known.get(&address)?;
+        let free_at = tries.free_at();
+        (tries.wrong >= FREE && now < free_at && tries.last.until(now) < FORGIVEN)
+            .then(|| now.until(free_at))
+    }
+
     /// Forgets what an address has tried: somebody there has shown who he is.
     pub fn forgive(&self, counted: IpAddr) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -378,11 +395,13 @@ mod tests {
         for _ in 0..12 {
             let wait = gate.enter(a, now).unwrap_err();
             waits.push(wait.as_secs());
+            assert_eq!(gate.waits(a, now), Some(wait), "and asking counts nothing");
             now = now.plus(wait);
             assert_eq!(gate.enter(a, now), Ok(a));
         }
         assert_eq!(&waits[..4], [1, 2, 4, 8]);
         assert_eq!(waits.last(), Some(&900));
+        assert_eq!(gate.waits(b, now), None);
         assert_eq!(gate.enter(b, now), Ok(b));
         now = now.plus(FORGIVEN);
         assert_eq!(gate.enter(a, now), Ok(a));

@@ -181,7 +181,7 @@ async fn take(
             }
         }
         Step::Reword { id, trouble, .. } => write_words(on, *id, trouble, None).await?,
-        Step::Close { id, .. } => close(on, *id, now).await?,
+        Step::Close { id, .. } => close(on, *id, addressees, now).await?,
     }
     Ok(())
 }
@@ -189,6 +189,7 @@ async fn take(
 async fn close(
     on: &mut sqlx::SqliteConnection,
     id: Uuid,
+    addressees: &[Addressee],
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE alerts SET closed_at = $2 WHERE alert_id = $1")
@@ -196,8 +197,10 @@ async fn close(
         .bind(now.as_millis())
         .execute(&mut *on)
         .await?;
-    for receiver in told(on, id).await? {
-        enqueue(on, id, &receiver, Event::Closed, now).await?;
+    let told = told(on, id).await?;
+    // Who is not configured any more is told nothing.
+    for to in addressees.iter().filter(|to| told.contains(&to.name)) {
+        enqueue(on, id, &to.name, Event::Closed, now).await?;
     }
     Ok(())
 }
@@ -231,10 +234,47 @@ impl Store {
     }
 
     /// Closes an alert, and tells whoever was told about it.
-    pub async fn close_alert(&self, id: Uuid, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn close_alert(
+        &self,
+        id: Uuid,
+        addressees: &[Addressee],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let failed = |e| StoreError::Database(CHANGE, e);
         let mut tx = self.begin().await.map_err(failed)?;
-        close(&mut tx, id, now).await.map_err(failed)?;
+        close(&mut tx, id, addressees, now).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
+    }
+
+    /// Tells of an open alert whoever has not been told: he was added or renamed, or wants to know more than before.
+    pub async fn tell_open_alert(
+        &self,
+        alert: &AlertLine,
+        addressees: &[Addressee],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let failed = |e| StoreError::Database(CHANGE, e);
+        let severity = Severity::from_word(&alert.severity);
+        let mut tx = self.begin().await.map_err(failed)?;
+        // What was given up has not been told.
+        let told: Vec<String> = sqlx::query(
+            "SELECT DISTINCT receiver FROM alert_messages WHERE alert_id = $1 AND (sent_at IS NOT NULL OR given_up = 0)",
+        )
+        .bind(alert.id.to_string())
+        .fetch_all(&mut *tx)
+        .await
+        .and_then(|rows| rows.iter().map(|row| row.try_get("receiver")).collect())
+        .map_err(failed)?;
+        let himself = alert.kind == Kind::MessagesUndelivered.as_str();
+        for to in addressees {
+            let listens = severity >= Some(to.least) && !(himself && to.name == alert.subject);
+            if listens && !told.contains(&to.name) {
+                let event = Event::Raised;
+                enqueue(&mut tx, alert.id, &to.name, event, now)
+                    .await
+                    .map_err(failed)?;
+            }
+        }
         tx.commit().await.map_err(failed)
     }
 

@@ -636,7 +636,7 @@ impl Store {
         .map_err(failed)?;
         let detail = expires_at.map_or_else(
             || "good until another takes its place".to_owned(),
-            |until| format!("good until {until}"),
+            |until| format!("good until {}", until.to_minute()),
         );
         let deed = Deed {
             by,

@@ -97,7 +97,7 @@ impl Store {
         if stored == 0 {
             return Ok(false);
         }
-        let detail = format!("good until {expires_at}");
+        let detail = format!("good until {}", expires_at.to_minute());
         let deed = Deed {
             by,
             action: Action::SuiteInvited,

@@ -710,7 +710,7 @@ async fn a_receiver_is_in_trouble_until_something_reaches_it() {
     assert_eq!(in_trouble().await, 0, "it was reached");
     // Closing tells who was told.
     store
-        .close_alert(uuid::Uuid::from_u128(1), reached)
+        .close_alert(uuid::Uuid::from_u128(1), &to, reached)
         .await
         .unwrap();
     let [message] = &due(reached).await[..] else {

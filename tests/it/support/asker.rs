@@ -4,7 +4,7 @@ use http::Method;
 use presence_bridge::cloud::operators::api::local;
 use presence_bridge::cloud::store::{Actor, Role};
 use presence_bridge::model::Timestamp;
-use presence_bridge::secret::KeyRing;
+use presence_bridge::secret::{KeyRing, sha256};
 use presence_bridge::world::World;
 use serde_json::Value;
 
@@ -75,15 +75,39 @@ pub async fn token(stage: &Stage, role: Role) -> String {
     made.await.unwrap().token
 }
 
-/// What the command line sends, now.
-pub fn proof(stage: &Stage, actor: &str) -> String {
-    proof_at(stage, actor, stage.cloud().unwrap().operations().now())
+/// Which start of the service it is, as it says to everybody.
+pub async fn start(stage: &Stage) -> String {
+    Asker::stranger(stage).get("/me").await.header(local::START)
+}
+
+/// What the command line sends to ask who it is, now.
+pub async fn proof(stage: &Stage, actor: &str) -> String {
+    let now = stage.cloud().unwrap().operations().now();
+    proof_at(stage, actor, now).await
 }
 
 /// What it would have sent then.
-pub fn proof_at(stage: &Stage, actor: &str, at: Timestamp) -> String {
+pub async fn proof_at(stage: &Stage, actor: &str, at: Timestamp) -> String {
+    proof_for(stage, actor, ("GET", "/me", ""), &start(stage).await, at)
+}
+
+/// A proof for a request: method, path and body.
+pub fn proof_for(
+    stage: &Stage,
+    actor: &str,
+    (method, path, body): (&str, &str, &str),
+    start: &str,
+    at: Timestamp,
+) -> String {
     let keys = KeyRing::read(&stage.folder().join("key")).unwrap();
-    local::prove(&keys, actor, at).unwrap().expose().to_owned()
+    let errand = local::Errand {
+        start,
+        method,
+        target: &format!("/api/v1{path}"),
+        body: sha256(body.as_bytes()),
+    };
+    let proof = local::prove(&keys, actor, &errand, at).unwrap();
+    proof.expose().to_owned()
 }
 
 pub fn json(page: &Page) -> Value {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use presence_bridge::clock::Clock;
 use presence_bridge::cloud;
-use presence_bridge::cloud::operations::view::TenantDetail;
-use presence_bridge::cloud::store::{ConnectionKind, TenantRow};
+use presence_bridge::cloud::operations::view::{TenantDetail, operators_step};
+use presence_bridge::cloud::store::{ConnectionKind, TenantRow, TenantStatus};
 use presence_bridge::config::cloud::CloudConfig;
 use presence_bridge::microsoft::{Ending, Entra, Graph, MicrosoftError, Recovery};
-use presence_bridge::model::{Timestamp, UserId};
+use presence_bridge::model::{Cause, HealthState, Timestamp, UserId};
 use presence_bridge::secret::Secret;
 
 use super::Hop;
@@ -23,16 +23,30 @@ const GRAPH: &str = "graph";
 const SOON: Duration = Duration::from_hours(24 * 30);
 
 /// A failure in Microsoft's words, and what to do.
-fn failed(hop: &'static str, e: &MicrosoftError, host: &str) -> Hop {
+fn failed(hop: &'static str, e: &MicrosoftError, host: &str, known: Option<&TenantDetail>) -> Hop {
+    let why = |cause: &Cause| match cause.code.as_str() {
+        "" => cause.text.clone(),
+        code => format!("{} ({code})", cause.text),
+    };
     match e.recovery() {
-        Recovery::Reauthorize(cause)
-        | Recovery::AskAdministrator(cause)
-        | Recovery::OurFault { cause, .. } => {
-            let code = match cause.code.as_str() {
-                "" => String::new(),
-                code => format!(" ({code})"),
-            };
-            Hop::failed(hop, format!("{}{code}", cause.text), cause.remedy)
+        Recovery::OurFault { cause, .. } => Hop::failed(hop, why(&cause), cause.remedy),
+        Recovery::Reauthorize(cause) | Recovery::AskAdministrator(cause) => {
+            // One remedy, whoever is asked: that of the service, if it has met this already.
+            let health = known.map(|known| &known.line.health);
+            let met = health.filter(|health| {
+                [
+                    HealthState::NeedsReauthorization,
+                    HealthState::NeedsAdministrator,
+                ]
+                .iter()
+                .any(|state| health.state == state.as_str())
+            });
+            let remedy = met.map_or_else(
+                || operators_step(&cause.remedy),
+                |health| health.remedy.clone(),
+            );
+            let why = format!("the customer is told: {}", why(&cause));
+            Hop::failed(hop, why, remedy)
         }
         Recovery::Throttled { .. } => Hop::failed(
             hop,
@@ -82,19 +96,23 @@ pub async fn hops(
     match entra.discover(&row.id.to_string()).await {
         Ok(_) => hops.push(Hop::ok(SIGN_IN, format!("{host} knows {}", row.name))),
         Err(e) => {
-            hops.push(failed(SIGN_IN, &e, host));
+            hops.push(failed(SIGN_IN, &e, host, known));
             return rest(hops, "the sign-in failed");
         }
     }
     match row.connection {
+        ConnectionKind::ServiceAccount if row.status != TenantStatus::Active => {
+            let why = "nobody of it is read, so the service asks for none";
+            hops.extend([TOKEN, GRAPH].map(|hop| Hop::not_tried(hop, why)));
+        }
         ConnectionKind::ServiceAccount => hops.extend(by_service(known)),
         ConnectionKind::Organisation => match entra.app_token(row.id).await {
             Ok(access) => {
                 hops.push(Hop::ok(TOKEN, "Microsoft gives us one"));
-                hops.push(read(&graph, &access.secret, config).await);
+                hops.push(read(&graph, &access.secret, config, known).await);
             }
             Err(e) => {
-                hops.push(failed(TOKEN, &e, host));
+                hops.push(failed(TOKEN, &e, host, known));
                 return rest(hops, "there is no token");
             }
         },
@@ -136,7 +154,12 @@ fn credential(entra: &Entra) -> Hop {
 }
 
 /// One cheap call: somebody who does not exist.
-async fn read(graph: &Graph, token: &Secret, config: &CloudConfig) -> Hop {
+async fn read(
+    graph: &Graph,
+    token: &Secret,
+    config: &CloudConfig,
+    known: Option<&TenantDetail>,
+) -> Hop {
     let host = config.graph_url.host_str().unwrap_or_default();
     let nobody = [UserId(uuid::Uuid::new_v4())];
     match graph.presences(token, &nobody).await {
@@ -145,7 +168,7 @@ async fn read(graph: &Graph, token: &Secret, config: &CloudConfig) -> Hop {
         Err(e) if matches!(e.recovery(), Recovery::Split) => {
             Hop::ok(GRAPH, format!("{host} lets us read presence"))
         }
-        Err(e) => failed(GRAPH, &e, host),
+        Err(e) => failed(GRAPH, &e, host, known),
     }
 }
 

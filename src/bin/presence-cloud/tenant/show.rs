@@ -1,10 +1,12 @@
 //! Tenants, for people.
 
+use std::collections::HashMap;
+
 use presence_bridge::cloud::operations::answers::Tenants;
 use presence_bridge::cloud::operations::view::{Live, SuiteLine, TenantDetail, TenantLine};
 use presence_bridge::cloud::operators::span;
 use presence_bridge::cloud::store::AuditEntry;
-use presence_bridge::model::Timestamp;
+use presence_bridge::model::{TenantId, Timestamp};
 
 use crate::output::{Column, Side, ago, say, table, time};
 
@@ -22,9 +24,10 @@ fn cadence(live: &Live) -> String {
     }
 }
 
-fn covered(live: &Live) -> String {
+fn covered(live: &Live, now: Timestamp) -> String {
     match live.coverage.watched {
         0 => String::new(),
+        _ if !live.is_read(now) => "not read".into(),
         watched => format!("{} / {watched}", live.coverage.monitored),
     }
 }
@@ -53,8 +56,6 @@ pub fn list(found: &Tenants, filtered: bool) {
         });
         return;
     }
-    let of =
-        |of: fn(&Live) -> String, line: &TenantLine| line.live.as_ref().map(of).unwrap_or_default();
     let rows: Vec<_> = found
         .tenants
         .iter()
@@ -63,8 +64,10 @@ pub fn list(found: &Tenants, filtered: bool) {
                 t.name.clone(),
                 health(t).into(),
                 ago(t.health.since, found.at),
-                of(covered, t),
-                of(cadence, t),
+                t.live
+                    .as_ref()
+                    .map_or(String::new(), |l| covered(l, found.at)),
+                t.live.as_ref().map(cadence).unwrap_or_default(),
                 suites(t),
                 match t.alerts {
                     0 => String::new(),
@@ -147,7 +150,7 @@ pub fn one(d: &TenantDetail) {
     ]);
     if let Some(live) = &line.live {
         facts(&[
-            ("Covered", covered(live)),
+            ("Covered", covered(live, d.at)),
             ("Read every", cadence(live)),
             ("Last read", maybe(live.last_read)),
             (
@@ -205,7 +208,8 @@ pub fn one(d: &TenantDetail) {
     if !d.audit.is_empty() {
         say("");
         let some: Vec<_> = d.audit.iter().take(10).cloned().collect();
-        of_audit(&some);
+        // All of it is about this one.
+        of_audit(&some, None);
     }
 }
 
@@ -259,8 +263,12 @@ pub fn of_suites(suites: &[SuiteLine], now: Timestamp, of_all: bool) {
     );
 }
 
-/// Entries of the audit log.
-pub fn of_audit(entries: &[AuditEntry]) {
+/// Entries of the audit log; with whom they concern by name, unless that is clear.
+pub fn of_audit(entries: &[AuditEntry], names: Option<&HashMap<TenantId, String>>) {
+    let whom = |id: TenantId| match names {
+        Some(names) => names.get(&id).cloned().unwrap_or_else(|| id.to_string()),
+        None => String::new(),
+    };
     let rows: Vec<_> = entries
         .iter()
         .map(|e| {
@@ -270,8 +278,8 @@ pub fn of_audit(entries: &[AuditEntry]) {
                 e.action.clone(),
                 e.actor_kind.clone(),
                 e.actor.clone(),
+                e.tenant.map(whom).unwrap_or_default(),
                 e.detail.clone(),
-                e.tenant.map(|t| t.to_string()).unwrap_or_default(),
                 e.suite.map(|s| s.to_string()).unwrap_or_default(),
             ]
         })
@@ -281,10 +289,10 @@ pub fn of_audit(entries: &[AuditEntry]) {
             Column("ENTRY", Right, 2),
             Column("AT", Left, 0),
             Column("ACTION", Left, 0),
-            Column("BY", Left, 1),
+            Column("BY", Left, 3),
             Column("WHO", Left, 0),
-            Column("DETAIL", Left, 3),
-            Column("TENANT", Left, 4),
+            Column("ORGANISATION", Left, 0),
+            Column("DETAIL", Left, 4),
             Column("SUITE", Left, 5),
         ],
         &rows,

@@ -337,6 +337,9 @@ fn a_small_budget_is_told_as_such() {
         told(&stretched),
         [(Kind::CadenceStretched, Severity::Notice)]
     );
+    let judgement = judged(&stretched);
+    let cause = &judgement.troubles.values().next().unwrap().cause;
+    assert!(cause.starts_with("At least every 5 s is wanted"), "{cause}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What is asked, read strictly: what is not described is not guessed at.
 
+use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::request::Parts;
@@ -113,6 +114,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
+/// A body that is not too large and comes in time.
+pub async fn whole_body(body: axum::body::Body) -> Result<Bytes, Problem> {
+    let read = axum::body::to_bytes(body, MOST_BYTES);
+    let read = tokio::time::timeout(READ_FORM, read).await;
+    let body = read.map_err(|_| Problem::BodyTooSlow)?;
+    body.map_err(|_| Problem::BodyTooLarge)
+}
+
 /// The body, of which nothing may be left over. No body at all is an empty object.
 pub struct Body<T>(pub T);
 
@@ -140,10 +149,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Body<T> {
         if has_type && !is_json(&parts.headers) {
             return Err(Problem::NotJson);
         }
-        let read = axum::body::to_bytes(body, MOST_BYTES);
-        let read = tokio::time::timeout(READ_FORM, read).await;
-        let body = read.map_err(|_| Problem::BodyTooSlow)?;
-        let body = body.map_err(|_| Problem::BodyTooLarge)?;
+        let body = whole_body(body).await?;
         if !body.is_empty() && !has_type {
             return Err(Problem::NotJson);
         }

@@ -82,21 +82,24 @@ pub struct ProblemBody {
     pub detail: String,
 }
 
-fn refused(e: &OperationError) -> (u16, &'static str, &'static str) {
-    match e {
-        OperationError::NoTenant(_) => (404, "no-such-tenant", "There is no such tenant"),
-        OperationError::NoSuite(_) => (404, "no-such-suite", "There is no such suite"),
-        OperationError::NoToken(_) => (404, "no-such-token", "There is no such token"),
-        OperationError::Gone(_) => (409, "off-boarded", "The tenant was off-boarded"),
-        OperationError::Paused(_) => (409, "paused", "The tenant is paused"),
-        OperationError::NoPages => (409, "no-pages", "There are no pages"),
-        OperationError::NotConfirmed(_) => (409, "not-confirmed", "It was not confirmed"),
-        OperationError::NameTaken(_) => (409, "name-taken", "The name is taken"),
-        OperationError::BadName => (400, "bad-name", "That cannot be a name"),
-        OperationError::NoMail => (409, "no-mail", "No mail can be sent"),
-        OperationError::NoAddress => (400, "bad-address", "That is not an address"),
-        OperationError::Mail(_) => (502, "mail-not-sent", "The mail was not sent"),
-        OperationError::Store(_) => (500, "internal", "An error of ours"),
+impl OperationError {
+    /// The status it is answered with, the word for it that never changes, and a title.
+    pub fn in_a_word(&self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::NoTenant(_) => (404, "no-such-tenant", "There is no such tenant"),
+            Self::NoSuite(_) => (404, "no-such-suite", "There is no such suite"),
+            Self::NoToken(_) => (404, "no-such-token", "There is no such token"),
+            Self::Gone(_) => (409, "off-boarded", "The tenant was off-boarded"),
+            Self::Paused(_) => (409, "paused", "The tenant is paused"),
+            Self::NoPages => (409, "no-pages", "There are no pages"),
+            Self::NotConfirmed(_) => (409, "not-confirmed", "It was not confirmed"),
+            Self::NameTaken(_) => (409, "name-taken", "The name is taken"),
+            Self::BadName => (400, "bad-name", "That cannot be a name"),
+            Self::NoMail => (409, "no-mail", "No mail can be sent"),
+            Self::NoAddress => (400, "bad-address", "That is not an address"),
+            Self::Mail(_) => (502, "mail-not-sent", "The mail was not sent"),
+            Self::Store(_) => (500, "internal", "An error of ours"),
+        }
     }
 }
 
@@ -115,7 +118,7 @@ impl Problem {
                 "too-many-tries",
                 "Too many wrong tokens",
                 format!(
-                    "Wrong tokens came from this address. Try again in {} seconds, with the right one.",
+                    "Wrong tokens came from this address. Try again in {} s, with the right one.",
                     wait.as_secs().max(1)
                 ),
             ),
@@ -165,7 +168,7 @@ impl Problem {
             Self::BadQuery(detail) => (400, "bad-query", "The query is not as described", detail),
             Self::BadId(what) => (400, "bad-id", "That is no id", format!("{what}.")),
             Self::Refused(e) => {
-                let (status, code, title) = refused(&e);
+                let (status, code, title) = e.in_a_word();
                 let mut detail = chain(&e);
                 if let Some(first) = detail.get_mut(0..1) {
                     first.make_ascii_uppercase();
@@ -197,23 +200,29 @@ impl Problem {
     }
 }
 
+impl From<Problem> for ProblemBody {
+    fn from(problem: Problem) -> Self {
+        let (status, code, title, detail) = problem.text();
+        Self {
+            kind: format!("{TYPE}{code}").into(),
+            code: code.into(),
+            title: title.into(),
+            status,
+            detail,
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let wait = match &self {
             Self::TooManyTries(wait) => Some(wait.as_secs().max(1)),
             _ => None,
         };
-        let (status, code, title, detail) = self.text();
-        let body = ProblemBody {
-            kind: format!("{TYPE}{code}").into(),
-            code: code.into(),
-            title: title.into(),
-            status,
-            detail,
-        };
+        let body = ProblemBody::from(self);
         let text = serde_json::to_string(&body).unwrap_or_default();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(body.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, kind, text).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {

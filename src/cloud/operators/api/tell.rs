@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::AdminApi;
 use super::ask::{Asked, Body, Id, NDJSON, Name, Nothing, whole};
-use super::caller::Acting;
+use super::caller::{Acting, Caller};
 use super::problem::Problem;
 use super::see::Answer;
 use crate::cloud::admin::DEFAULT_CODE_LIFE;
@@ -268,11 +268,14 @@ pub struct WantedToken {
 /// Makes a token of this API.
 pub async fn make_api_token(
     State(api): Api,
+    caller: Caller,
     Acting(by): Acting,
     Body(wanted): Body<WantedToken>,
 ) -> Result<(StatusCode, Json<TokenMade>), Problem> {
     let valid_for = life("days", wanted.days, DAY, 365, api_tokens::USUAL)?;
     let (operations, name) = (api.operations(), &wanted.name);
+    let at_most = caller.at_most(operations.now());
+    let valid_for = at_most.map_or(valid_for, |most| valid_for.min(most));
     let made = operations.make_api_token(&by, name, wanted.role, valid_for);
     Ok((StatusCode::CREATED, Json(made.await?)))
 }
