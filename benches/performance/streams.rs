@@ -127,9 +127,18 @@ impl Turns {
     }
 }
 
+/// With as many workers as there are cores; `PRESENCE_BENCH_WORKERS` tries another number, for both servers.
+fn runtime() -> anyhow::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Ok(workers) = std::env::var("PRESENCE_BENCH_WORKERS") {
+        builder.worker_threads(workers.parse()?);
+    }
+    Ok(builder.enable_all().build()?)
+}
+
 /// The product. Microsoft's answers are handed to it where they are when they have been parsed.
 pub fn product(setup: Setup) -> anyhow::Result<()> {
-    let runtime = Runtime::new()?;
+    let runtime = runtime()?;
     let folder = tempfile::tempdir()?;
     let files = setup.tls.then(|| certificate(folder.path())).transpose()?;
     let grpc = files.as_ref().map(|[certificate, key]| {
@@ -289,7 +298,7 @@ impl tonic::server::StreamingService<Bytes> for Outlet {
 
 /// The barest server there can be: tonic on hyper, and a channel for each stream.
 pub fn bare(setup: Setup) -> anyhow::Result<()> {
-    let runtime = Runtime::new()?;
+    let runtime = runtime()?;
     let folder = tempfile::tempdir()?;
     let files = setup.tls.then(|| certificate(folder.path())).transpose()?;
     let acceptor = files.as_ref().map(|[certificate, key]| {
