@@ -33,7 +33,12 @@ const FRAMES: u32 = 50_000;
 /// Between two connections of an attacker.
 const BREATH: Duration = Duration::from_millis(50);
 
-const ANSWERS_PER_SECOND: usize = 20;
+/// Many, so that the 99th part of the delays is not the one worst moment.
+const ANSWERS_PER_SECOND: usize = 100;
+const APART_US: u64 = 10_000;
+
+/// Changes in each answer.
+const CHANGES: usize = 4;
 
 /// By how many bytes the service's memory has grown at most while it was attacked.
 static MOST: AtomicU64 = AtomicU64::new(0);
@@ -128,10 +133,10 @@ pub fn siege(runtime: &Runtime, seconds: usize, rows: &mut Vec<Row>) -> anyhow::
     let [deaf_one, restless_one] =
         HARMFUL.map(|nth| std::mem::take(&mut server.ready.openings[nth]));
     let answers = seconds * ANSWERS_PER_SECOND;
-    server.run(runtime, ANSWERS_PER_SECOND, 50_000, 10)?;
+    server.run(runtime, ANSWERS_PER_SECOND, APART_US, CHANGES)?;
     let blows = Arc::new(AtomicUsize::new(0));
     let mut attacked = |name: &str, attacks: Vec<BoxFuture<'static, ()>>| {
-        let quiet = server.run(runtime, answers, 50_000, 10)?;
+        let quiet = server.run(runtime, answers, APART_US, CHANGES)?;
         let (pid, before) = (server.part.pid(), resident_bytes(server.part.pid())?);
         blows.store(0, Ordering::Relaxed);
         let watching = runtime.spawn(async move {
@@ -143,7 +148,7 @@ pub fn siege(runtime: &Runtime, seconds: usize, rows: &mut Vec<Row>) -> anyhow::
             }
         });
         let attacking: Vec<_> = attacks.into_iter().map(|one| runtime.spawn(one)).collect();
-        let loud = server.run(runtime, answers, 50_000, 10)?;
+        let loud = server.run(runtime, answers, APART_US, CHANGES)?;
         for task in attacking.iter().chain([&watching]) {
             task.abort();
         }
