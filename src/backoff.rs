@@ -88,56 +88,6 @@ mod tests {
         assert!(backoff.next_wait() <= Duration::from_millis(500));
     }
 
-    /// Everybody is cut off in one moment, and a door lets in so many a second: how many come in each second, and how many are let in.
-    fn storm(agents: u64, per_second: u32) -> Vec<(usize, usize)> {
-        use governor::clock::FakeRelativeClock;
-        use governor::{Quota, RateLimiter};
-        use std::cmp::Reverse;
-        use std::collections::BinaryHeap;
-
-        let clock = FakeRelativeClock::default();
-        let quota = Quota::per_second(per_second.try_into().unwrap());
-        let door = RateLimiter::direct_with_clock(quota, clock.clone());
-        let mut outside: Vec<Backoff> = (0..agents).map(Backoff::for_reconnects).collect();
-        let mut next: BinaryHeap<Reverse<(Duration, usize)>> = outside
-            .iter_mut()
-            .enumerate()
-            .map(|(agent, backoff)| Reverse((backoff.next_wait(), agent)))
-            .collect();
-        let (mut now, mut seconds) = (Duration::ZERO, Vec::new());
-        while let Some(Reverse((at, agent))) = next.pop() {
-            clock.advance(at.saturating_sub(now));
-            now = at;
-            let second = usize::try_from(at.as_secs()).unwrap();
-            seconds.resize(seconds.len().max(second + 1), (0, 0));
-            seconds[second].0 += 1;
-            if door.check().is_ok() {
-                seconds[second].1 += 1;
-            } else {
-                next.push(Reverse((at + outside[agent].next_wait(), agent)));
-            }
-        }
-        seconds
-    }
-
-    #[test]
-    fn ten_thousand_who_are_cut_off_at_once_come_back_in_an_orderly_way() {
-        let seconds = storm(10_000, 300);
-        let came: usize = seconds.iter().map(|(came, _)| came).sum();
-        let most_in = seconds.iter().map(|(_, inside)| *inside).max().unwrap();
-        // The door's own measure, and what it had saved up.
-        assert!(most_in <= 600, "{most_in}");
-        // At 300 a second it takes 34 seconds at least.
-        assert!(seconds.len() <= 120, "{} seconds", seconds.len());
-        // Few tries are in vain, and they become fewer.
-        assert!(came <= 10_000 * 7, "{came}");
-        let (first, later) = (seconds[0].0, seconds[10].0);
-        assert!(
-            later < first / 5,
-            "{first} in the first second, {later} in the eleventh"
-        );
-    }
-
     #[test]
     fn never_earlier_than_told() {
         let mut rng = fastrand::Rng::with_seed(1);

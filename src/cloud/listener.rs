@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use activity::{Caller, admit, turned_away};
 pub use addresses::Peer;
+#[cfg(test)]
+pub(super) use handshakes::quota as handshakes_quota;
 pub use tls::{Look, Tls, TlsSetupError, certificate_ends};
 
 use super::metrics::Connections;

@@ -57,6 +57,10 @@ const CALLS_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const OPENINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).unwrap();
 const OPENINGS_AT_ONCE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
+fn openings_quota() -> Quota {
+    Quota::per_second(OPENINGS_PER_SECOND).allow_burst(OPENINGS_AT_ONCE)
+}
+
 /// Attempts to enrol, of everybody together.
 const ENROLMENTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 const ENROLMENTS_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
@@ -133,9 +137,7 @@ impl Api {
             calls,
             metrics,
             enrol_failures: auth::Failures::default(),
-            openings: RateLimiter::direct(
-                Quota::per_second(OPENINGS_PER_SECOND).allow_burst(OPENINGS_AT_ONCE),
-            ),
+            openings: RateLimiter::direct(openings_quota()),
             enrolments: RateLimiter::direct(
                 Quota::per_second(ENROLMENTS_PER_SECOND).allow_burst(ENROLMENTS_AT_ONCE),
             ),
@@ -373,8 +375,72 @@ fn collect(parcel: Parcel, answer: &mut v1::GetPresenceResponse) -> Result<bool,
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Reverse;
+    use std::collections::BinaryHeap;
+
+    use governor::clock::FakeRelativeClock;
+
     use super::*;
+    use crate::backoff::Backoff;
     use crate::cloud::hub::mailbox::{End, EndReason};
+
+    /// Everybody is cut off in one moment and has to come through our doors again: how many come in each second, and how many are let in.
+    fn storm(agents: u64, doors: &[Quota]) -> Vec<(usize, usize)> {
+        let clock = FakeRelativeClock::default();
+        let doors: Vec<_> = doors
+            .iter()
+            .map(|quota| RateLimiter::direct_with_clock(*quota, clock.clone()))
+            .collect();
+        let mut outside: Vec<Backoff> = (0..agents).map(Backoff::for_reconnects).collect();
+        let mut next: BinaryHeap<Reverse<(Duration, usize)>> = outside
+            .iter_mut()
+            .enumerate()
+            .map(|(agent, backoff)| Reverse((backoff.next_wait(), agent)))
+            .collect();
+        let (mut now, mut seconds) = (Duration::ZERO, Vec::new());
+        while let Some(Reverse((at, agent))) = next.pop() {
+            clock.advance(at.saturating_sub(now));
+            now = at;
+            let second = usize::try_from(at.as_secs()).unwrap();
+            seconds.resize(seconds.len().max(second + 1), (0, 0));
+            seconds[second].0 += 1;
+            if doors.iter().all(|door| door.check().is_ok()) {
+                seconds[second].1 += 1;
+            } else {
+                next.push(Reverse((at + outside[agent].next_wait(), agent)));
+            }
+        }
+        seconds
+    }
+
+    #[test]
+    fn ten_thousand_who_are_cut_off_at_once_come_back_in_an_orderly_way() {
+        let (handshakes, openings) = (listener::handshakes_quota(), openings_quota());
+        let seconds = storm(10_000, &[handshakes, openings]);
+        let came: usize = seconds.iter().map(|(came, _)| came).sum();
+        let most_in = seconds.iter().map(|(_, inside)| *inside).max().unwrap();
+        // The narrowest door's own measure, and what it had saved up.
+        let at_once = handshakes.burst_size().get() as usize;
+        assert!(most_in <= 2 * at_once, "{most_in}");
+        // At 300 a second it takes 34 seconds at least.
+        assert!(seconds.len() <= 120, "{} seconds", seconds.len());
+        // Few tries are in vain, and they become fewer.
+        assert!(came <= 10_000 * 7, "{came}");
+        let (first, later) = (seconds[0].0, seconds[10].0);
+        assert!(
+            later < first / 5,
+            "{first} in the first second, {later} in the eleventh"
+        );
+        // Behind something that terminates TLS, or all of them known: there the next door is the measure.
+        let seconds = storm(10_000, &[openings]);
+        let most_in = seconds.iter().map(|(_, inside)| *inside).max().unwrap();
+        let saved_up = openings.burst_size().get() as usize;
+        assert!(
+            most_in <= saved_up + OPENINGS_PER_SECOND.get() as usize,
+            "{most_in}"
+        );
+        assert!(seconds.len() <= 120, "{} seconds", seconds.len());
+    }
 
     #[test]
     fn a_question_that_is_cut_off_gets_no_half_an_answer() {

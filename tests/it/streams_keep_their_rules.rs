@@ -387,6 +387,29 @@ async fn a_stream_that_is_never_read_to_its_end_is_one_of_four_until_its_connect
 }
 
 #[tokio::test]
+async fn a_hundred_suites_that_are_cut_off_at_once_all_come_back_to_what_is_so() {
+    let mut stage = Stage::new(quick()).await;
+    let tenant = stage.tenant("contoso.example", 5).await;
+    let all = upns(&tenant);
+    let mut suites = Vec::new();
+    for nth in 0..100 {
+        suites.push(stage.watching_all(&tenant, &format!("suite {nth}")).await);
+    }
+    for suite in &suites {
+        suite.until_all_fresh().await;
+    }
+    stage.world.stop_cloud().await;
+    tenant.set_presence(&all[3], "DoNotDisturb", "Presenting");
+    stage.world.start_cloud().await.unwrap();
+    for suite in &suites {
+        suite.until_holds(&all[3], "DoNotDisturb").await;
+        suite.until_all_fresh().await;
+    }
+    let figures = stage.cloud().unwrap().figures();
+    assert_eq!(figures[0].1.streams, 100);
+}
+
+#[tokio::test]
 async fn a_stream_resumes_with_what_changed_and_a_foreign_epoch_gets_everything() {
     let stage = Stage::new(quick()).await;
     let tenant = stage.tenant("contoso.example", 4).await;

@@ -19,6 +19,11 @@ const PER_SECOND: NonZeroU32 = NonZeroU32::new(300).unwrap();
 const KNOWN_FOR: Duration = Duration::from_hours(24);
 const MOST_KNOWN: u64 = 100_000;
 
+/// The measure of each budget.
+pub fn quota() -> Quota {
+    Quota::per_second(PER_SECOND)
+}
+
 /// Budgets of handshakes.
 pub(super) struct Handshakes {
     strangers: DefaultDirectRateLimiter,
@@ -29,8 +34,8 @@ pub(super) struct Handshakes {
 impl Default for Handshakes {
     fn default() -> Self {
         Self {
-            strangers: RateLimiter::direct(Quota::per_second(PER_SECOND)),
-            others: RateLimiter::direct(Quota::per_second(PER_SECOND)),
+            strangers: RateLimiter::direct(quota()),
+            others: RateLimiter::direct(quota()),
             known: Cache::builder()
                 .max_capacity(MOST_KNOWN)
                 .time_to_live(KNOWN_FOR)
