@@ -101,6 +101,20 @@ fn machine() -> String {
     )
 }
 
+/// What was measured, as far as git knows it.
+fn commit() -> String {
+    let git = std::process::Command::new("git")
+        .args(["log", "-1", "--format=%h of %cs"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let told = git.ok().filter(|git| git.status.success());
+    let told = told.and_then(|git| String::from_utf8(git.stdout).ok());
+    told.map_or_else(
+        || "a tree without git".into(),
+        |told| told.trim().to_owned(),
+    )
+}
+
 /// Puts the table into `docs/performance.md`.
 pub fn write_down(rows: &[Row]) -> anyhow::Result<()> {
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
@@ -111,8 +125,9 @@ pub fn write_down(rows: &[Row]) -> anyhow::Result<()> {
         .context("no beginning of the table")?;
     let (_, after) = rest.split_once(end).context("no end of the table")?;
     let table = format!(
-        "{begin}Machine: {}.\n\n| What | Reference | presence-bridge | Ratio | Goal | Met |\n| --- | --- | --- | --- | --- | --- |\n{}{end}",
+        "{begin}Machine: {}. Measured: {}.\n\n| What | Reference | presence-bridge | Ratio | Goal | Met |\n| --- | --- | --- | --- | --- | --- |\n{}{end}",
         machine(),
+        commit(),
         lines(rows)
     );
     std::fs::write(PAGE, [before, &table, after].concat())?;
