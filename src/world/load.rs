@@ -337,17 +337,19 @@ impl Load {
         }
         report.truth = match report.trouble {
             None => {
-                self.until_all_is_right(settings, progress, "values right")
-                    .await?
+                let (checked, cut_short) = self
+                    .until_all_is_right(settings, progress, "values right")
+                    .await?;
+                report.trouble = cut_short;
+                checked
             }
             // What did not come about in the beginning is not waited for again.
             Some(_) => self.check().await?,
         };
         // Also what was made last has come by now.
         report.counted(&self.counted().await?);
-        report.ok = report.trouble.is_none()
-            && report.truth.right == self.watched
-            && report.lost + report.unexpected == 0;
+        report.ok =
+            report.trouble.is_none() && report.truth.right == self.watched && report.lost == 0;
         Ok(report)
     }
 
@@ -357,12 +359,13 @@ impl Load {
         settings: &LoadSettings,
         progress: &mut Progress,
     ) -> Result<Option<String>, LoadError> {
-        let checked = self
+        let (checked, cut_short) = self
             .until_all_is_right(settings, progress, "values known")
             .await?;
         Ok((checked.right < self.watched).then(|| {
-            "Nothing was measured: not every suite came to know everybody in the beginning."
-                .to_owned()
+            let why =
+                "Nothing was measured: not every suite came to know everybody in the beginning.";
+            cut_short.map_or_else(|| why.to_owned(), |cut| format!("{cut}\n{why}"))
         }))
     }
 
@@ -484,24 +487,27 @@ impl Load {
         Ok(due)
     }
 
-    /// Waits until every suite shows what is so, but not for ever: what they show then.
+    /// Waits until every suite shows what is so, but not for ever: what they show then, and what cut the waiting short.
     async fn until_all_is_right(
         &mut self,
         settings: &LoadSettings,
         progress: &mut Progress,
         so_far: &str,
-    ) -> Result<Checked, LoadError> {
+    ) -> Result<(Checked, Option<String>), LoadError> {
         let until = Instant::now() + settings.patience;
         loop {
             let checked = self.check().await?;
             progress.say(&format!("{} of {} {so_far}", checked.right, self.watched));
             if checked.right == self.watched || Instant::now() > until {
-                return Ok(checked);
+                return Ok((checked, None));
             }
             tokio::select! {
                 () = tokio::time::sleep(ASK_AGAIN) => {}
-                _ = self.world.cloud_died() => return Ok(checked),
-                () = telemetry::interrupted() => return Ok(checked),
+                why = self.world.cloud_died() => return Ok((checked, Some(why))),
+                () = telemetry::interrupted() => {
+                    let why = "Interrupted before every suite showed what is so.";
+                    return Ok((checked, Some(why.to_owned())));
+                }
             }
         }
     }

@@ -338,8 +338,12 @@ impl fmt::Display for Report {
             "\n{}",
             if self.ok {
                 "Every suite shows what is so."
-            } else {
+            } else if c.right < c.watched {
                 "FAILED: not every suite shows what is so."
+            } else if self.lost > 0 {
+                "FAILED: every suite shows what is so in the end, but changes were lost on the way."
+            } else {
+                "FAILED."
             }
         )
     }
