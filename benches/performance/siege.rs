@@ -9,7 +9,10 @@ use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use presence_bridge::wire::v1;
 use presence_bridge::wire::v1::presence_service_client::PresenceServiceClient;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -36,6 +39,9 @@ const BREATH: Duration = Duration::from_millis(50);
 /// Many, so that the 99th part of the delays is not the one worst moment.
 const ANSWERS_PER_SECOND: usize = 100;
 const APART_US: u64 = 10_000;
+
+/// The same attack on somebody else on this machine, who throws away what comes: what the attackers' own work does.
+const NOT_OURS: &str = "none; the attackers strike a socket that throws it all away";
 
 /// Changes in each answer.
 const CHANGES: usize = 4;
@@ -119,6 +125,30 @@ async fn flood(address: SocketAddr, bytes: Arc<[u8]>, blows: Arc<AtomicUsize>) {
     }
 }
 
+/// All attackers.
+fn floods(
+    address: SocketAddr,
+    bytes: &Arc<[u8]>,
+    blows: &Arc<AtomicUsize>,
+) -> Vec<BoxFuture<'static, ()>> {
+    let one = |_| -> BoxFuture<'static, ()> {
+        Box::pin(flood(address, Arc::clone(bytes), Arc::clone(blows)))
+    };
+    (0..ATTACKERS).map(one).collect()
+}
+
+/// Takes in what may come at once of a stranger, throws it away, and closes: what an attack costs the machine whoever is attacked.
+async fn sink(listener: TcpListener) {
+    const AT_ONCE: u64 = 96 << 10;
+    let mut connections = JoinSet::new();
+    while let Ok((socket, _)) = listener.accept().await {
+        connections.spawn(async move {
+            let _ = tokio::io::copy(&mut socket.take(AT_ONCE), &mut tokio::io::sink()).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
 /// Everything one after the other, each beside its own quiet time.
 pub fn siege(runtime: &Runtime, seconds: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let setup = Setup {
@@ -160,26 +190,29 @@ pub fn siege(runtime: &Runtime, seconds: usize, rows: &mut Vec<Row>) -> anyhow::
             "under attack ({name}) changes were lost"
         );
         for (part, which) in [(0.5, "p50"), (0.99, "p99")] {
-            rows.push(Row::at_most(
-                format!(
-                    "change → client, {which}, under attack: {name}; memory grown by {grown:.1} MiB"
-                ),
-                "µs",
-                at(&quiet.latencies, part),
-                at(&loud.latencies, part),
-                2.0,
-            ));
+            let what = format!(
+                "change → client, {which}, under attack: {name}; memory grown by {grown:.1} MiB"
+            );
+            let (quiet, loud) = (at(&quiet.latencies, part), at(&loud.latencies, part));
+            rows.push(if name == NOT_OURS {
+                Row::beside(what, "µs", quiet, loud)
+            } else {
+                Row::at_most(what, "µs", quiet, loud, 2.0)
+            });
         }
         anyhow::Ok(())
     };
+    let thrown_away = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+    let elsewhere = thrown_away.local_addr()?;
+    let sink = runtime.spawn(sink(thrown_away));
+    let bytes: Arc<[u8]> = (FLOODS[0].bytes)(FRAMES).into();
+    attacked(NOT_OURS, floods(elsewhere, &bytes, &blows))?;
+    sink.abort();
     for attack in RESETS.iter().chain(FLOODS) {
         // Made once: it is not the attacker's work that is measured.
         let bytes = (attack.bytes)(FRAMES);
         let bytes: Arc<[u8]> = bytes.into();
-        let floods = (0..ATTACKERS).map(|_| -> BoxFuture<'static, ()> {
-            Box::pin(flood(address, Arc::clone(&bytes), Arc::clone(&blows)))
-        });
-        attacked(attack.name, floods.collect())?;
+        attacked(attack.name, floods(address, &bytes, &blows))?;
     }
     let (to, seen) = (url.clone(), Arc::clone(&blows));
     let flips = async move {

@@ -116,14 +116,11 @@ struct Turns {
 }
 
 impl Turns {
-    /// The next people, and what they become: something else each time round.
-    fn next(&mut self, changes: usize) -> impl Iterator<Item = (usize, &'static str)> {
+    /// The next people, and which of three things they show now: another one each time round.
+    fn next(&mut self, changes: usize) -> impl Iterator<Item = (usize, usize)> {
         let (first, people) = (self.next, self.people);
         self.next += changes;
-        (first..first + changes).map(move |nth| {
-            let word = ["Busy", "Away", "DoNotDisturb"][(nth / people) % 3];
-            (nth % people, word)
-        })
+        (first..first + changes).map(move |nth| (nth % people, (nth / people) % 3))
     }
 }
 
@@ -214,11 +211,11 @@ pub fn product(setup: Setup) -> anyhow::Result<()> {
         people: setup.people,
         next: 0,
     };
-    let apply = |tenant: &Tenant, changes: Vec<(usize, &str)>| {
+    let shown = ["Busy", "Away", "DoNotDisturb"]
+        .map(|word| Presence::from_microsoft(Some(word), Some(word)));
+    let apply = |tenant: &Tenant, changes: Vec<(usize, usize)>| {
         let asked: Vec<UserId> = changes.iter().map(|(person, _)| users[*person]).collect();
-        let presences = changes
-            .iter()
-            .map(|(_, word)| Presence::from_microsoft(Some(word), Some(word)));
+        let presences = changes.iter().map(|(_, shows)| shown[*shows].clone());
         let answer: ById<UserId, Presence> = asked.iter().copied().zip(presences).collect();
         tenant.take_in(&asked, answer, clock.now());
     };

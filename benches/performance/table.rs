@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 
+const NO_GOAL: &str = "–";
+
 /// What was measured, beside its reference in the same run.
 pub struct Row {
     pub what: String,
@@ -32,6 +34,14 @@ impl Row {
             ratio: Some(ratio),
             goal: format!("≤ {most}×"),
             met: ratio <= most,
+        }
+    }
+
+    /// What nobody has promised: to compare others with.
+    pub fn beside(what: impl Into<String>, unit: &str, reference: f64, ours: f64) -> Self {
+        Self {
+            goal: NO_GOAL.into(),
+            ..Self::at_most(what, unit, reference, ours, f64::INFINITY)
         }
     }
 
@@ -68,7 +78,11 @@ pub fn lines(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
         let ratio = row.ratio.map_or("–".into(), |ratio| format!("{ratio:.2}×"));
-        let met = if row.met { "yes" } else { "**no**" };
+        let met = match row.met {
+            _ if row.goal == NO_GOAL => NO_GOAL,
+            true => "yes",
+            false => "**no**",
+        };
         let _ = writeln!(
             text,
             "| {} | {} | {} | {ratio} | {} | {met} |",

@@ -84,6 +84,8 @@ pub struct Directory {
     /// UPNs come from outside: a hash nobody can foretell.
     hasher: RandomState,
     by_upn: HashTable<NameId>,
+    /// Accounts are named by Microsoft.
+    user_hasher: foldhash::fast::RandomState,
     /// An account may be watched under several names.
     by_user: HashTable<NameId>,
 }
@@ -97,6 +99,7 @@ impl Directory {
             free: Vec::new(),
             hasher: RandomState::new(),
             by_upn: HashTable::new(),
+            user_hasher: foldhash::fast::RandomState::default(),
             by_user: HashTable::new(),
         }
     }
@@ -222,19 +225,19 @@ impl Directory {
     }
 
     fn link(&mut self, user: UserId, name: NameId) {
-        let hash = self.hasher.hash_one(user);
+        let hash = self.user_hasher.hash_one(user);
         if self.by_user.find(hash, |other| *other == name).is_some() {
             return;
         }
         let Self {
             entries,
-            hasher,
+            user_hasher,
             by_user,
             ..
         } = self;
         by_user.insert_unique(hash, name, |name| {
             match entries[name.0 as usize].as_ref().map(|e| e.resolution) {
-                Some(Resolution::Found(user)) => hasher.hash_one(user),
+                Some(Resolution::Found(user)) => user_hasher.hash_one(user),
                 _ => 0,
             }
         });
@@ -242,7 +245,7 @@ impl Directory {
 
     /// A name no longer is this account's. Returns the account when it has no other name.
     fn unlink(&mut self, user: UserId, name: NameId) -> Option<UserId> {
-        let hash = self.hasher.hash_one(user);
+        let hash = self.user_hasher.hash_one(user);
         if let Ok(found) = self.by_user.find_entry(hash, |other| *other == name) {
             found.remove();
         }
@@ -351,7 +354,7 @@ impl Directory {
 
     /// The watched names of an account.
     pub fn names(&self, user: UserId) -> impl Iterator<Item = NameId> + '_ {
-        let hash = self.hasher.hash_one(user);
+        let hash = self.user_hasher.hash_one(user);
         let of_user = move |name: &NameId| self.user_of(*name) == Some(user);
         self.by_user.iter_hash(hash).copied().filter(of_user)
     }

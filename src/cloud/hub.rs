@@ -156,6 +156,9 @@ struct Watching {
     people: usize,
 }
 
+/// Streams, and the changes of an answer that concern just these.
+type Group<'a> = (&'a [StreamId], Vec<(NameId, Delivery)>);
+
 /// One tenant's people and the streams that watch them.
 pub struct TenantHub {
     state: TenantState,
@@ -660,19 +663,28 @@ impl TenantHub {
             directory, streams, ..
         } = self;
         // What concerns the same streams is made once for all of them.
-        let mut groups: ById<&[StreamId], Vec<(NameId, Delivery)>> = ById::default();
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        let mut places: ById<&[StreamId], usize> = ById::default();
+        let mut place = 0;
         for value in &changes {
             for name in directory.names(value.user) {
                 let watchers = directory.watchers(name);
                 let Some(upn) = directory.upn(name).filter(|_| !watchers.is_empty()) else {
                     continue;
                 };
+                // Often they are those of the one before.
+                if groups.get(place).is_none_or(|(same, _)| *same != watchers) {
+                    place = *places.entry(watchers).or_insert_with(|| {
+                        groups.push((watchers, Vec::new()));
+                        groups.len() - 1
+                    });
+                }
                 let delivery = Delivery {
                     asked: upn.to_shared(),
                     value: value.clone(),
                     confirmed_at: asked_at,
                 };
-                groups.entry(watchers).or_default().push((name, delivery));
+                groups[place].1.push((name, delivery));
             }
         }
         // All that one answer has for a stream goes in at once, so that it goes out in one message.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -33,7 +34,7 @@ pub use tls::{Look, Tls, TlsSetupError, certificate_ends};
 use super::metrics::Connections;
 use super::pulse::{Beat, TICK};
 use crate::config::listeners::{InFront, ListenerConfig};
-use activity::Activity;
+use activity::{Activity, Turn};
 use addresses::{Addresses, Entered};
 use handshakes::Handshakes;
 use paced::{Paced, Shared};
@@ -307,40 +308,33 @@ where
             }
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
-        let (stranger, idle) = (activity.stays_a_stranger(), activity.comes_to_rest());
-        let (unwelcome, introduced) = (activity.becomes_unwelcome(), activity.is_introduced());
-        tokio::pin!(connection, stranger, idle, unwelcome, introduced);
-        let (mut closing, mut known) = (false, false);
+        tokio::pin!(connection);
+        let mut turns = activity.turns(self.stop.clone());
         loop {
-            tokio::select! {
+            let turn = tokio::select! {
                 outcome = connection.as_mut() => {
                     if let Err(error) = outcome {
                         tracing::debug!(%error, "a connection ended with an error");
                     }
                     return;
                 }
-                () = &mut stranger => {
+                Some(turn) = turns.next() => turn,
+            };
+            match turn {
+                Turn::StaysStranger => {
                     self.counts.stranger.increment(1);
                     tracing::debug!("a connection was closed on which nobody has shown who he is");
                     return;
                 }
-                () = &mut unwelcome => {
+                Turn::Unwelcome => {
                     self.counts.unwelcome.increment(1);
-                    tracing::debug!("a connection was closed on which too much was refused, or nothing read");
+                    tracing::debug!(
+                        "a connection was closed on which too much was refused, or nothing read"
+                    );
                     return;
                 }
-                () = &mut introduced, if !known => {
-                    known = true;
-                    self.handshakes.remember(peer);
-                }
-                () = &mut idle, if !closing => {
-                    closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = self.stop.cancelled(), if !closing => {
-                    closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+                Turn::Introduced => self.handshakes.remember(peer),
+                Turn::Closes => connection.as_mut().graceful_shutdown(),
             }
         }
     }

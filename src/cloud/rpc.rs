@@ -255,7 +255,6 @@ impl Api {
         let (outlet, words) = Outlet::new(
             Arc::clone(place.mailbox()),
             self.clock.clone(),
-            self.settings.heartbeat,
             Arc::clone(&self.metrics),
         );
         let conversation = stream::Conversation {
@@ -321,7 +320,9 @@ impl PresenceService for Api {
         let mut answer = v1::GetPresenceResponse::default();
         let collected = tokio::time::timeout(ONE_SHOT, async {
             let next = || std::future::poll_fn(|cx| place.mailbox().poll_take(cx));
-            while !collect(next().await, &mut answer)? {}
+            while let Some(parcel) = next().await
+                && !collect(parcel, &mut answer)?
+            {}
             // What is known of those without a value comes behind the values.
             while let Some(parcel) = place.mailbox().take() {
                 collect(parcel, &mut answer)?;

@@ -3,7 +3,6 @@
 //! Invariants: pure, no clock, no input or output. A sequence is given once and rises. A value is never older than what was
 //! published before it. Presence is kept under the object id, never under a UPN.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +66,16 @@ struct Odd {
     quarantined_until: Option<Timestamp>,
 }
 
+/// Coverage of a person whose account is known.
+fn coverage_of(known: &Known, odd: Option<&Odd>) -> CoverageState {
+    match known {
+        _ if odd.is_some_and(|odd| odd.quarantined_until.is_some()) => CoverageState::Quarantined,
+        Some(held) if held.presence.is_unknown() => CoverageState::PresenceUnknown,
+        Some(_) => CoverageState::Monitored,
+        None => CoverageState::Resolving,
+    }
+}
+
 /// What a batch of readings changed.
 #[derive(Debug, Default)]
 pub struct Applied {
@@ -90,7 +99,7 @@ pub struct TenantState {
     as_of: Option<Timestamp>,
     lagging: IdSet<UserId>,
     /// Each of the few things most people show, once.
-    shown: HashSet<Arc<Presence>>,
+    shown: IdSet<Arc<Presence>>,
 }
 
 impl TenantState {
@@ -106,7 +115,7 @@ impl TenantState {
             unwatched: ById::default(),
             as_of: None,
             lagging: IdSet::default(),
-            shown: HashSet::new(),
+            shown: IdSet::default(),
         }
     }
 
@@ -206,20 +215,14 @@ impl TenantState {
 
     /// Coverage of a person whose account is known.
     pub fn coverage(&self, user: UserId) -> CoverageState {
-        let quarantined = self
-            .odd
+        let odd = self.odd.get(&user);
+        self.people
             .get(&user)
-            .is_some_and(|odd| odd.quarantined_until.is_some());
-        match self.people.get(&user) {
-            Some(_) if quarantined => CoverageState::Quarantined,
-            Some(Some(held)) if held.presence.is_unknown() => CoverageState::PresenceUnknown,
-            Some(Some(_)) => CoverageState::Monitored,
-            Some(None) | None => CoverageState::Resolving,
-        }
+            .map_or(CoverageState::Resolving, |known| coverage_of(known, odd))
     }
 
     /// What people show, kept once for all who show the same. Only what everybody may show: texts of people's own are theirs.
-    fn share(shown: &mut HashSet<Arc<Presence>>, presence: Presence) -> Arc<Presence> {
+    fn share(shown: &mut IdSet<Arc<Presence>>, presence: Presence) -> Arc<Presence> {
         if !presence.is_common() {
             return Arc::new(presence);
         }
@@ -246,29 +249,17 @@ impl TenantState {
                 continue;
             };
             let presence = answer.remove(&user);
-            // Nearly everybody shows what they have shown before.
-            if let (Some(held), Some(presence)) = (&mut *known, &presence)
-                && *held.presence == *presence
-                && !presence.is_unknown()
-                && (self.odd.is_empty() || !self.odd.contains_key(&user))
-            {
-                // Not the later of the two: a clock that was put back would make the old pass for fresh.
-                held.confirmed_at = asked_at;
-                if Some(asked_at) >= self.as_of {
-                    self.lagging.remove(&user);
-                }
-                continue;
-            }
-            let before = self.coverage(user);
+            let odd = self.odd.get(&user);
+            let before = coverage_of(known, odd);
             let is_missing = presence.is_none();
             let is_unknown = presence.as_ref().is_none_or(Presence::is_unknown);
-            if is_missing || is_unknown || self.odd.contains_key(&user) {
+            if is_unknown || odd.is_some() {
                 let odd = self.odd.entry(user).or_default();
                 odd.refusals = 0;
                 odd.quarantined_until = None;
                 odd.missing = if is_missing { odd.missing + 1 } else { 0 };
                 if is_missing && odd.missing < MISSING_BEFORE_UNKNOWN {
-                    if self.coverage(user) != before {
+                    if coverage_of(known, None) != before {
                         applied.coverage.push(user);
                     }
                     continue;
@@ -286,24 +277,24 @@ impl TenantState {
                 }
             }
             let presence = presence.unwrap_or(Presence::UNKNOWN);
-            match self.people.get_mut(&user) {
-                Some(Some(held)) if *held.presence == presence => held.confirmed_at = asked_at,
+            match known {
+                // Not the later of the two times: a clock that was put back would make the old pass for fresh.
+                Some(held) if *held.presence == presence => held.confirmed_at = asked_at,
                 _ => {
                     self.position.sequence = self.position.sequence.next();
-                    let held = Held {
+                    let held = known.insert(Held {
                         presence: Self::share(&mut self.shown, presence),
                         sequence: self.position.sequence,
                         changed_at: asked_at,
                         confirmed_at: asked_at,
-                    };
+                    });
                     applied.changes.push(held.value(user));
-                    self.people.insert(user, Some(held));
                 }
             }
             if Some(asked_at) >= self.as_of {
                 self.lagging.remove(&user);
             }
-            if self.coverage(user) != before {
+            if coverage_of(known, None) != before {
                 applied.coverage.push(user);
             }
         }

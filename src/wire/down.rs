@@ -64,9 +64,13 @@ pub fn message(response: v1::watch_response::Response) -> Bytes {
     frame.freeze()
 }
 
+/// Bytes of most people in a message, at most.
+const PERSON: usize = 96;
+
 /// Some people, encoded to be a part of any number of messages.
 pub fn people(presences: impl IntoIterator<Item = v1::Presence>) -> Bytes {
-    let mut encoded = BytesMut::new();
+    let presences = presences.into_iter();
+    let mut encoded = BytesMut::with_capacity(presences.size_hint().0 * PERSON);
     for presence in presences {
         encoding::message::encode(PEOPLE, &presence, &mut encoded);
     }

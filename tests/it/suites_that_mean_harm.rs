@@ -188,7 +188,10 @@ async fn a_million_names_end_the_stream_and_are_not_all_asked_for() {
     let (stage, tenant) = (&besieged.stage, &besieged.tenant);
     let identity = stage.enroll(tenant.id(), "greedy").await.unwrap();
     let attack = async {
-        let mut stream = RawStream::start(&identity, open(vec![])).await.unwrap();
+        // Who reads as fast as he asks is told of each name, at the pace of his messages.
+        let mut stream = RawStream::start_narrow(&identity, open(vec![]))
+            .await
+            .unwrap();
         let up = stream.up.clone();
         let flood = async move {
             for nth in 0..1000 {

@@ -214,6 +214,8 @@ struct Inner {
     status: Option<(Health, Option<Duration>)>,
     freshness: Freshness,
     freshness_is_news: bool,
+    /// When it was taken last.
+    freshness_told: Instant,
     /// Where the tenant's run of changes stands.
     latest: Position,
     /// Until the stream begins nobody takes anything, and that is nobody's fault.
@@ -253,6 +255,7 @@ impl Mailbox {
                 status: None,
                 freshness: Freshness::default(),
                 freshness_is_news: false,
+                freshness_told: Instant::now(),
                 latest,
                 begun: false,
                 delivered: latest,
@@ -384,6 +387,21 @@ impl Mailbox {
         });
     }
 
+    /// Has it said once more how fresh everything is, unless that was taken within `every`. Returns when to ask again.
+    pub fn repeat_freshness(&self, every: Duration) -> Instant {
+        let now = Instant::now();
+        let mut ask_again = now + every;
+        self.put(|inner| {
+            let due = inner.freshness_told + every;
+            if due > now {
+                ask_again = due;
+            } else {
+                inner.freshness_is_news = true;
+            }
+        });
+        ask_again
+    }
+
     /// Marks the end of the opening snapshot, behind all values that wait.
     pub fn put_snapshot_end(&self) {
         self.put(|inner| {
@@ -431,6 +449,8 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.empty();
         inner.ended |= inner.end.is_none();
+        drop(inner);
+        self.reader.wake();
     }
 
     /// Why the stream is to end.
@@ -471,47 +491,17 @@ impl Mailbox {
 
     /// What to send next, or `None` when nothing waits.
     pub fn take(&self) -> Option<Parcel> {
-        let mut inner = self.lock();
-        inner.idle_since = Instant::now();
-        if inner.ended {
-            return None;
-        }
-        if let Some(end) = inner.end {
-            inner.ended = true;
-            return Some(Parcel::End(end));
-        }
-        if let Some((health, cadence)) = inner.status.take() {
-            return Some(Parcel::Status(health, cadence));
-        }
-        if !inner.forget.is_empty() {
-            return Some(take_coverage(&mut inner.forget));
-        }
-        if !inner.batches.is_empty() {
-            return Some(inner.take_batches());
-        }
-        if !inner.order.is_empty() {
-            return Some(inner.take_values());
-        }
-        if !inner.coverage.is_empty() {
-            return Some(take_coverage(&mut inner.coverage));
-        }
-        if std::mem::take(&mut inner.freshness_is_news) {
-            return Some(Parcel::Freshness(inner.freshness.clone(), inner.delivered));
-        }
-        inner.give_back();
-        None
+        self.lock().take()
     }
 
-    /// Freshness as last told, to be repeated when nothing else is said; `None` while values wait.
-    pub fn freshness(&self) -> Option<(Freshness, Position)> {
-        let inner = self.lock();
-        (inner.no_value_waits() && !inner.ended).then(|| (inner.freshness.clone(), inner.delivered))
-    }
-
-    /// What to send next. While nothing waits, whoever asked last is woken when something comes.
-    pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Parcel> {
+    /// What to send next, or `None` when nothing comes any more. While nothing waits, whoever asked last is woken when something comes.
+    pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Option<Parcel>> {
         self.reader.register(cx.waker());
-        self.take().map_or(Poll::Pending, Poll::Ready)
+        let mut inner = self.lock();
+        match inner.take() {
+            None if !inner.ended => Poll::Pending,
+            parcel => Poll::Ready(parcel),
+        }
     }
 }
 
@@ -526,6 +516,38 @@ fn take_coverage(waiting: &mut HashMap<Upn, (Arc<str>, CoverageState, Timestamp)
 }
 
 impl Inner {
+    fn take(&mut self) -> Option<Parcel> {
+        self.idle_since = Instant::now();
+        if self.ended {
+            return None;
+        }
+        if let Some(end) = self.end {
+            self.ended = true;
+            return Some(Parcel::End(end));
+        }
+        if let Some((health, cadence)) = self.status.take() {
+            return Some(Parcel::Status(health, cadence));
+        }
+        if !self.forget.is_empty() {
+            return Some(take_coverage(&mut self.forget));
+        }
+        if !self.batches.is_empty() {
+            return Some(self.take_batches());
+        }
+        if !self.order.is_empty() {
+            return Some(self.take_values());
+        }
+        if !self.coverage.is_empty() {
+            return Some(take_coverage(&mut self.coverage));
+        }
+        if std::mem::take(&mut self.freshness_is_news) {
+            self.freshness_told = self.idle_since;
+            return Some(Parcel::Freshness(self.freshness.clone(), self.delivered));
+        }
+        self.give_back();
+        None
+    }
+
     fn no_value_waits(&self) -> bool {
         self.batches.is_empty() && self.order.is_empty()
     }
@@ -728,7 +750,6 @@ mod tests {
         let mut encoded = 0;
         for m in [&a, &b] {
             assert_eq!(m.advance(position(6)), Tally::default());
-            assert_eq!(m.freshness(), None, "values wait");
             let Some(Parcel::Batches(batches, at)) = m.take() else {
                 panic!()
             };
@@ -844,7 +865,6 @@ mod tests {
         m.put_value(name(1), delivery(1, 1), true);
         m.put_snapshot_end();
         m.put_value(name(2), delivery(2, 2), false);
-        assert!(m.freshness().is_none());
         assert!(matches!(
             m.take(),
             Some(Parcel::Values { snapshot: true, snapshot_complete: true, ref values, .. }) if values.len() == 1
@@ -853,6 +873,27 @@ mod tests {
             m.take(),
             Some(Parcel::Values { snapshot: false, snapshot_complete: false, ref values, .. }) if values.len() == 1
         ));
+        assert!(matches!(m.take(), Some(Parcel::Freshness(..))));
+        assert!(m.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn freshness_is_said_once_more_when_it_was_not_said_for_a_while() {
+        let m = mailbox();
+        let (begun, every) = (Instant::now(), Duration::from_secs(5));
+        assert_eq!(m.repeat_freshness(every), begun + every);
+        assert!(m.take().is_none());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        m.put_freshness(Freshness::default());
+        assert!(matches!(m.take(), Some(Parcel::Freshness(..))));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let told = begun + Duration::from_secs(3);
+        assert_eq!(m.repeat_freshness(every), told + every);
+        assert!(m.take().is_none(), "said two seconds ago");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        m.put_value(name(1), delivery(1, 1), false);
+        assert_eq!(m.repeat_freshness(every), told + every * 2);
+        assert!(matches!(m.take(), Some(Parcel::Values { .. })));
         assert!(matches!(m.take(), Some(Parcel::Freshness(..))));
         assert!(m.take().is_none());
     }
@@ -918,7 +959,25 @@ mod tests {
             reconnect_after: None,
         });
         m.advance(position(1));
-        assert_eq!(m.freshness().map(|(_, at)| at), Some(position(0)));
+        assert_eq!(m.lock().delivered, position(0));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_hears_that_nothing_comes_any_more() {
+        let m = mailbox();
+        let next = || std::future::poll_fn(|cx| m.poll_take(cx));
+        let waiting = async { tokio::join!(next(), async { m.close() }).0 };
+        assert!(waiting.await.is_none());
+        assert!(next().await.is_none());
+        let m = mailbox();
+        let next = || std::future::poll_fn(|cx| m.poll_take(cx));
+        m.end(End {
+            reason: EndReason::Revoked,
+            reconnect_after: None,
+        });
+        m.close();
+        assert!(matches!(next().await, Some(Parcel::End(_))));
+        assert!(next().await.is_none());
     }
 
     #[tokio::test]

@@ -8,8 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::addresses::Peer;
@@ -42,6 +45,22 @@ pub(super) struct Activity {
     /// When the last of them ended.
     rested_since: Mutex<Instant>,
 }
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Turn {
+    /// Nobody has shown in time who he is.
+    StaysStranger,
+    /// Too much was refused, or an answer is not read.
+    Unwelcome,
+    /// Somebody has shown who he is.
+    Introduced,
+    /// Nothing has happened for a while, or we stop.
+    Closes,
+}
+
+/// Each turn once, when it comes.
+pub(super) type Turns = FuturesUnordered<BoxFuture<'static, Turn>>;
 
 /// In the extensions of every request: to tell what became of the caller.
 #[derive(Clone)]
@@ -101,26 +120,35 @@ impl Activity {
         }
     }
 
-    /// Ends when nobody has shown in time who he is.
-    pub(super) async fn stays_a_stranger(&self) {
-        tokio::time::sleep_until(self.accepted + FIRST_REQUEST).await;
-        if self.is_admitted() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Ends when somebody has shown who he is.
-    pub(super) async fn is_introduced(&self) {
-        self.introduced.notified().await;
-    }
-
-    /// Ends when too much was refused, or an answer is not read.
-    pub(super) async fn becomes_unwelcome(&self) {
-        self.unwelcome.notified().await;
+    /// What becomes of the connection besides what is said on it. Each wakes for itself: whenever something is said, none of them is asked.
+    pub(super) fn turns(self: &Arc<Self>, stop: CancellationToken) -> Turns {
+        let [stranger, unwelcome, introduced, idle] = std::array::from_fn(|_| Arc::clone(self));
+        let turns: [BoxFuture<'static, Turn>; 4] = [
+            Box::pin(async move {
+                tokio::time::sleep_until(stranger.accepted + FIRST_REQUEST).await;
+                if stranger.is_admitted() {
+                    std::future::pending::<()>().await;
+                }
+                Turn::StaysStranger
+            }),
+            Box::pin(async move {
+                unwelcome.unwelcome.notified().await;
+                Turn::Unwelcome
+            }),
+            Box::pin(async move {
+                introduced.introduced.notified().await;
+                Turn::Introduced
+            }),
+            Box::pin(async move {
+                stop.run_until_cancelled(idle.comes_to_rest()).await;
+                Turn::Closes
+            }),
+        ];
+        turns.into_iter().collect()
     }
 
     /// Ends when nothing has happened for a while.
-    pub(super) async fn comes_to_rest(&self) {
+    async fn comes_to_rest(&self) {
         loop {
             let since = *self.rested_since();
             if self.open.load(Ordering::Relaxed) > 0 {

@@ -24,10 +24,10 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of somebody who has not shown who he is: a handshake, and requests with long cookies.
+    /// Of somebody who has not shown who he is: a handshake, and the longest form with the longest head.
     pub const STRANGER: Self = Self {
         per_second: 64 << 10,
-        at_once: 256 << 10,
+        at_once: 96 << 10,
     };
 
     /// Of everybody else: the longest watch list there is, 50,000 names of 320 bytes, is through in half a minute.
@@ -42,6 +42,9 @@ impl Pace {
         at_once: 16 << 20,
     };
 }
+
+/// So much is read of a connection in one turn. Then it is others' turn: thousands of the smallest frames fit into what may come at once.
+const TURN: usize = 16 << 10;
 
 /// Bytes that may still come. Below zero: more came than was allowed, which is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +109,8 @@ pub(super) struct Paced<S> {
     address: Option<Arc<Shared>>,
     known: bool,
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Bytes since it was others' turn.
+    turn: usize,
 }
 
 impl<S> Paced<S> {
@@ -117,6 +122,7 @@ impl<S> Paced<S> {
             address,
             known: false,
             waiting: None,
+            turn: 0,
         }
     }
 
@@ -128,6 +134,8 @@ impl<S> Paced<S> {
             return Pace::STRANGER;
         }
         self.known = true;
+        // What is waited for is what a stranger waits for.
+        self.waiting = None;
         self.budget.bytes += i64::from(Pace::KNOWN.at_once - Pace::STRANGER.at_once);
         Pace::KNOWN
     }
@@ -157,9 +165,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
                 Some(wait) => self.waiting = Some(Box::pin(tokio::time::sleep(wait))),
             }
         }
+        if self.turn >= TURN {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let Poll::Ready(outcome) = Pin::new(&mut self.stream).poll_read(cx, buf) else {
+            self.turn = 0;
+            return Poll::Pending;
+        };
+        outcome?;
         let read = buf.filled().len() - before;
+        self.turn += read;
         let read = i64::try_from(read).unwrap_or(i64::MAX);
         self.budget.bytes -= read;
         if let Some(shared) = &self.address {
@@ -201,6 +219,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -264,6 +284,49 @@ mod tests {
             (allowed - slack..=allowed + slack).contains(&read),
             "{read} of {allowed}"
         );
+    }
+
+    /// What is heard in each turn, until there is nothing more to be heard now.
+    fn turns(ours: &mut Paced<tokio::io::DuplexStream>) -> Vec<usize> {
+        let mut buffer = [0; 4 << 10];
+        let mut turn = || {
+            let mut heard = 0;
+            loop {
+                let mut buf = ReadBuf::new(&mut buffer);
+                let mut cx = Context::from_waker(Waker::noop());
+                if Pin::new(&mut *ours)
+                    .poll_read(&mut cx, &mut buf)
+                    .is_pending()
+                {
+                    return (heard > 0).then_some(heard);
+                }
+                heard += buf.filled().len();
+            }
+        };
+        std::iter::from_fn(&mut turn).collect()
+    }
+
+    #[tokio::test]
+    async fn whoever_has_much_to_say_is_not_heard_without_a_break() {
+        let (mut theirs, ours) = tokio::io::duplex(1 << 20);
+        let mut ours = Paced::new(ours, Arc::new(Activity::new(Instant::now())), None);
+        theirs.write_all(&vec![0; 80 << 10]).await.unwrap();
+        assert_eq!(turns(&mut ours), [TURN; 5]);
+        theirs.write_all(&vec![0; 1 << 10]).await.unwrap();
+        assert_eq!(turns(&mut ours), [1 << 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_as_a_stranger_goes_on_as_soon_as_he_is_admitted() {
+        let activity = Arc::new(Activity::new(Instant::now()));
+        let (mut theirs, ours) = tokio::io::duplex(1 << 20);
+        let mut ours = Paced::new(ours, Arc::clone(&activity), None);
+        let much = 2 * Pace::STRANGER.at_once as usize;
+        theirs.write_all(&vec![0; much]).await.unwrap();
+        let heard: usize = turns(&mut ours).iter().sum();
+        assert!(heard < much, "{heard}");
+        activity.admit();
+        assert_eq!(turns(&mut ours).iter().sum::<usize>(), much - heard);
     }
 
     #[tokio::test(start_paused = true)]

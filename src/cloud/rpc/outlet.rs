@@ -3,18 +3,15 @@
 //! The connection asks for the next message when the one before has gone, and only then is anything taken: one message at most is ahead of
 //! the reader, so a slow one costs that and its mailbox, and a change costs one wake-up.
 
-use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use crate::clock::Clock;
@@ -52,46 +49,23 @@ pub struct Outlet {
     state: State,
     words: mpsc::Receiver<Box<Word>>,
     mailbox: Arc<Mailbox>,
-    heartbeat: Pin<Box<Sleep>>,
-    every: Duration,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Outlet {
     /// For what is put into this mailbox; and where to say that the stream is open, or why it ends.
-    pub(super) fn new(
-        mailbox: Arc<Mailbox>,
-        clock: Clock,
-        every: Duration,
-        metrics: Arc<Metrics>,
-    ) -> (Self, Words) {
+    pub(super) fn new(mailbox: Arc<Mailbox>, clock: Clock, metrics: Arc<Metrics>) -> (Self, Words) {
         // Open, and why it ends.
         let (to_us, words) = mpsc::channel(2);
         let outlet = Self {
             state: State::Opening,
             words,
             mailbox,
-            heartbeat: Box::pin(tokio::time::sleep(every)),
-            every,
             clock,
             metrics,
         };
         (outlet, to_us)
-    }
-
-    /// What is to be said next, while the stream is open.
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Parcel> {
-        if let Poll::Ready(parcel) = self.mailbox.poll_take(cx) {
-            return Poll::Ready(parcel);
-        }
-        loop {
-            ready!(self.heartbeat.as_mut().poll(cx));
-            self.heartbeat.as_mut().reset(Instant::now() + self.every);
-            if let Some((freshness, position)) = self.mailbox.freshness() {
-                return Poll::Ready(Parcel::Freshness(freshness, position));
-            }
-        }
     }
 
     /// As a framed message; `held` is what the suite was given before.
@@ -186,32 +160,21 @@ impl Outlet {
             State::Ends(status) => return Poll::Ready(Err(status)),
             State::Ended => return Poll::Ready(Err(lost())),
         };
-        // Nobody listens to the suite any more: it has done something wrong. What the mailbox knows of the end says more.
-        let over = match self.words.poll_recv(cx).map(|word| word.map(|word| *word)) {
-            Poll::Ready(Some(Word::Ends(status))) => Some(status),
-            Poll::Ready(_) => Some(lost()),
-            Poll::Pending => None,
-        };
-        if let Some(status) = over.clone().filter(|_| self.mailbox.end_reason().is_none()) {
-            return Poll::Ready(Err(status));
-        }
-        let Poll::Ready(parcel) = self.next(cx) else {
-            if let Some(status) = over {
-                return Poll::Ready(Err(status));
-            }
-            self.state = State::Open(held);
-            return Poll::Pending;
+        self.state = State::Open(held);
+        let Some(parcel) = ready!(self.mailbox.poll_take(cx)) else {
+            // Nobody puts anything in any more, because nobody listens to the suite: it is said there why.
+            let word = ready!(self.words.poll_recv(cx)).map(|word| *word);
+            self.state = State::Ended;
+            return Poll::Ready(Err(match word {
+                Some(Word::Ends(status)) => status,
+                Some(Word::Opened(..)) | None => lost(),
+            }));
         };
         self.state = match &parcel {
             Parcel::End(end) => State::Ends(farewell_of(end.reason).1),
-            Parcel::Values { position, .. } | Parcel::Batches(_, position) => {
-                State::Open(*position)
-            }
-            Parcel::Freshness(_, position) => {
-                let next = Instant::now() + self.every;
-                self.heartbeat.as_mut().reset(next);
-                State::Open(*position)
-            }
+            Parcel::Values { position, .. }
+            | Parcel::Batches(_, position)
+            | Parcel::Freshness(_, position) => State::Open(*position),
             _ => State::Open(held),
         };
         Poll::Ready(Ok(self.translate(parcel, held)))
@@ -322,9 +285,7 @@ mod tests {
     /// An outlet whose stream is open.
     fn opened() -> (Outlet, Words, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::new(NOWHERE));
-        let every = Duration::from_secs(5);
-        let (outlet, words) =
-            Outlet::new(Arc::clone(&mailbox), Clock::system(), every, Metrics::new());
+        let (outlet, words) = Outlet::new(Arc::clone(&mailbox), Clock::system(), Metrics::new());
         let word = Word::Opened(v1::Opened::default(), NOWHERE);
         words.try_send(Box::new(word)).ok().unwrap();
         (outlet, words, mailbox)
@@ -390,7 +351,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_conversation_that_is_gone_without_a_word_is_no_orderly_end() {
-        let (outlet, words, _mailbox) = opened();
+        let (outlet, words, mailbox) = opened();
+        // Its place is given back.
+        mailbox.close();
         drop(words);
         let (said, status) = read_out(outlet).await;
         assert_eq!(status.code(), Code::Unavailable);

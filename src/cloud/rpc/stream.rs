@@ -138,6 +138,8 @@ impl Conversation {
             tracing::info!(
                 suite.id = %self.identity.suite, tenant.id = %self.identity.tenant, code = ?status.code(), "a stream ended"
             );
+            // What waits is not said any more, unless it is why we have ended the stream.
+            self.place.mailbox().close();
             // There is room: one word at most is before it.
             let _ = self.words.try_send(Box::new(Word::Ends(status)));
         }
@@ -169,7 +171,8 @@ impl Conversation {
             .maximum_age
             .mul_f64(0.75 + fastrand::f64() / 2.0);
         let grows_old = tokio::time::sleep(age);
-        tokio::pin!(grows_old);
+        let heartbeat = tokio::time::sleep(self.settings.heartbeat);
+        tokio::pin!(grows_old, heartbeat);
         let (mailbox, words) = (Arc::clone(self.place.mailbox()), self.words.clone());
         let mut up_is_open = true;
         loop {
@@ -193,6 +196,9 @@ impl Conversation {
                         }
                     }
                 },
+                () = &mut heartbeat => {
+                    heartbeat.as_mut().reset(mailbox.repeat_freshness(self.settings.heartbeat));
+                }
                 () = &mut grows_old => mailbox.end(outdated(EndReason::MaximumAge)),
                 () = tokio::time::sleep(expires) => mailbox.end(outdated(EndReason::CredentialExpired)),
                 // The outlet says why.
