@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,7 +35,7 @@ pub use tls::{Look, Tls, TlsSetupError, certificate_ends};
 use super::metrics::Connections;
 use super::pulse::{Beat, TICK};
 use crate::config::listeners::{InFront, ListenerConfig};
-use activity::{Activity, Turn};
+use activity::{Activity, Before, Turn};
 use addresses::{Addresses, Entered};
 use handshakes::Handshakes;
 use paced::{Paced, Shared};
@@ -309,8 +310,13 @@ where
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        let mut turns = activity.turns(self.stop.clone());
+        let mut before = Before::default();
+        // It wakes for itself: it is not asked again whenever something is said.
+        let mut turns = FuturesUnordered::new();
         loop {
+            if turns.is_empty() {
+                turns.push(activity.next_turn(self.stop.clone(), before));
+            }
             let turn = tokio::select! {
                 outcome = connection.as_mut() => {
                     if let Err(error) = outcome {
@@ -333,8 +339,14 @@ where
                     );
                     return;
                 }
-                Turn::Introduced => self.handshakes.remember(peer),
-                Turn::Closes => connection.as_mut().graceful_shutdown(),
+                Turn::Introduced => {
+                    before.introduced = true;
+                    self.handshakes.remember(peer);
+                }
+                Turn::Closes => {
+                    before.closes = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
     }

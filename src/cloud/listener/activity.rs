@@ -8,8 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -59,8 +57,12 @@ pub(super) enum Turn {
     Closes,
 }
 
-/// Each turn once, when it comes.
-pub(super) type Turns = FuturesUnordered<BoxFuture<'static, Turn>>;
+/// What has become of a connection already.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    pub introduced: bool,
+    pub closes: bool,
+}
 
 /// In the extensions of every request: to tell what became of the caller.
 #[derive(Clone)]
@@ -120,31 +122,29 @@ impl Activity {
         }
     }
 
-    /// What becomes of the connection besides what is said on it. Each wakes for itself: whenever something is said, none of them is asked.
-    pub(super) fn turns(self: &Arc<Self>, stop: CancellationToken) -> Turns {
-        let [stranger, unwelcome, introduced, idle] = std::array::from_fn(|_| Arc::clone(self));
-        let turns: [BoxFuture<'static, Turn>; 4] = [
-            Box::pin(async move {
-                tokio::time::sleep_until(stranger.accepted + FIRST_REQUEST).await;
-                if stranger.is_admitted() {
-                    std::future::pending::<()>().await;
-                }
-                Turn::StaysStranger
-            }),
-            Box::pin(async move {
-                unwelcome.unwelcome.notified().await;
-                Turn::Unwelcome
-            }),
-            Box::pin(async move {
-                introduced.introduced.notified().await;
-                Turn::Introduced
-            }),
-            Box::pin(async move {
-                stop.run_until_cancelled(idle.comes_to_rest()).await;
-                Turn::Closes
-            }),
-        ];
-        turns.into_iter().collect()
+    /// What becomes of the connection next, besides what is said on it; of what has become of it already, nothing.
+    pub(super) fn next_turn(
+        self: &Arc<Self>,
+        stop: CancellationToken,
+        before: Before,
+    ) -> impl Future<Output = Turn> + Send + use<> {
+        let activity = Arc::clone(self);
+        async move {
+            tokio::select! {
+                () = activity.stays_a_stranger() => Turn::StaysStranger,
+                () = activity.unwelcome.notified() => Turn::Unwelcome,
+                () = activity.introduced.notified(), if !before.introduced => Turn::Introduced,
+                _ = stop.run_until_cancelled(activity.comes_to_rest()), if !before.closes => Turn::Closes,
+            }
+        }
+    }
+
+    /// Ends when nobody has shown in time who he is.
+    async fn stays_a_stranger(&self) {
+        tokio::time::sleep_until(self.accepted + FIRST_REQUEST).await;
+        if self.is_admitted() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Ends when nothing has happened for a while.
